@@ -1,0 +1,52 @@
+# Two commands do all the set-up: `make demo` and `make test`. Both install into .venv and leave the system alone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# glibc returns large buffers to the system after each step, and the page faults double large-batch steps on a CPU;
+# the thresholds have effect only when they are set before Python starts (docs/benchmarks.md, "Timings on a CPU").
+export MALLOC_MMAP_MAX_ ?= 0
+export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
+
+.PHONY: demo test check lint types contracts studies bench kappa clean
+
+$(VENV)/.torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	touch $@
+
+$(VENV)/.core: $(VENV)/.torch pyproject.toml
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/.core
+	$(BIN)/batchwright demo --out runs/demo
+
+# One torch thread a worker: on a busy machine two threads are slower than one.
+test: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" tests
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+check: lint types test
+
+studies: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow --timeout 3600 tests
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.all
+
+# Regenerates the prior of kappa (critical batch size over noise scale) from the built-in tasks.
+kappa: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.kappa
+
+clean:
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,95 @@
+"""What a run was made on: versions, device and threads, and what distorts its timings."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from batchwright.core.errors import InputError
+
+MALLOC_SETTINGS = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
+
+
+def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Versions, platform, device and threads of this process; no user, host or path is named."""
+    device = torch.device(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "batchwright": package_version("batchwright"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "device": str(device),
+        "device_name": name,
+        "num_cpus": num_usable_cpus(),
+        "num_threads": torch.get_num_threads(),
+        "malloc_keeps_memory": malloc_keeps_memory(),
+        "load": load_average(),
+    }
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device behind ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        InputError: If it is unknown or not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = name.split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"--device must be auto, cpu or cuda, got {name!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device must name a device that is there, got 'cuda' and torch sees none; use --device cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
+
+
+def package_version(name: str) -> str | None:
+    """Installed version of a package, or None."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def num_usable_cpus() -> int:
+    """Processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_average() -> float | None:
+    """Processes that wanted a processor over the last minute, or None where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def malloc_keeps_memory() -> bool | None:
+    """Whether glibc was told to keep large buffers between steps; None where another allocator is in use.
+
+    Without it the page faults of large buffers can double the time of a large-batch step on a CPU.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return None
+    return all(name in os.environ for name in MALLOC_SETTINGS)
+
+
+def available_memory_bytes(device: torch.device) -> int | None:
+    """Memory that can be taken on ``device`` now: free on the GPU, or available to this process; None if unknown."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line)
+        available = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    try:  # a container may be allowed less than the machine has
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        return min(available, limit - used)
+    except (OSError, ValueError):
+        return available

@@ -1,0 +1,72 @@
+"""Per-example objectives: ``loss(model, batch) -> (B,)``, one loss an example; the mean is taken here and nowhere else."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from batchwright.core.batches import Batch, batch_length, split_batch
+from batchwright.core.errors import TaskError
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+def example_losses(model: nn.Module, loss: Loss, batch: Batch) -> Float[Tensor, " B"]:
+    """The loss of each example, checked to be one number an example.
+
+    Raises:
+        TaskError: If the loss returned something else than a floating tensor of shape ``(B,)``.
+    """
+    losses = loss(model, batch)
+    length = batch_length(batch)
+    if not isinstance(losses, Tensor):
+        raise TaskError(f"loss must return a tensor of shape ({length},), one loss an example, got {type(losses).__name__}")
+    if losses.shape != (length,) or not losses.is_floating_point():
+        raise TaskError(
+            f"loss must return one floating-point loss an example, shape ({length},), got shape {tuple(losses.shape)} of "
+            f"{str(losses.dtype).removeprefix('torch.')}; use reduction='none' and average only what belongs to one example"
+        )
+    return losses
+
+
+def accumulate_gradient(
+    model: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    *,
+    micro_batch_size: int | None = None,
+    after_micro_batch: Callable[[int], None] | None = None,
+) -> Float[Tensor, ""]:
+    """Add the gradient of the mean loss of ``batch`` to ``.grad``, micro-batch by micro-batch.
+
+    Each micro-batch adds the sum of its losses over the size of the whole batch, so a short last one has its right weight.
+
+    Args:
+        model: Model whose parameters receive gradients.
+        loss: One loss an example.
+        batch: ``B`` examples.
+        micro_batch_size: Examples in one forward pass; all of them when left out.
+        after_micro_batch: Called with the number of examples of each micro-batch after its backward pass.
+
+    Returns:
+        The mean loss of the batch, detached, on the model's device; nothing waits for the device.
+    """
+    length = batch_length(batch)
+    total: Tensor | None = None
+    for micro_batch in split_batch(batch, micro_batch_size or length):
+        losses = example_losses(model, loss, micro_batch)
+        mean_part = losses.sum() / length
+        mean_part.backward()
+        total = mean_part.detach() if total is None else total + mean_part.detach()
+        if after_micro_batch is not None:
+            after_micro_batch(len(losses))
+    assert total is not None  # a batch holds at least one example
+    return total
+
+
+def mean_loss(model: nn.Module, loss: Loss, batches: Sequence[Batch]) -> float:
+    """Mean loss over all examples of ``batches``, without gradients and in the model's present mode."""
+    with torch.no_grad():
+        sums = torch.stack([example_losses(model, loss, batch).double().sum() for batch in batches])
+    return float(sums.sum()) / sum(batch_length(batch) for batch in batches)

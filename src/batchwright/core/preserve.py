@@ -1,0 +1,72 @@
+"""A context in which anything may be measured: what it could have changed comes back, also after an exception."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RandomState:
+    """States of the global generators of torch (CPU and every initialised CUDA device), NumPy and Python."""
+
+    torch_cpu: Tensor
+    torch_cuda: tuple[Tensor, ...]
+    numpy: Any
+    python: Any
+
+    @classmethod
+    def capture(cls) -> "RandomState":
+        """The states as they are now; CUDA is left out while it has not been initialised."""
+        cuda = tuple(torch.cuda.get_rng_state_all()) if torch.cuda.is_available() and torch.cuda.is_initialized() else ()
+        return cls(
+            torch_cpu=torch.get_rng_state(), torch_cuda=cuda, numpy=np.random.get_state(), python=random.getstate()
+        )
+
+    def restore(self) -> None:
+        """Put all captured states back."""
+        torch.set_rng_state(self.torch_cpu)
+        if self.torch_cuda:
+            torch.cuda.set_rng_state_all(list(self.torch_cuda))
+        np.random.set_state(self.numpy)
+        random.setstate(self.python)
+
+
+@contextmanager
+def preserved(model: nn.Module, *, generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
+    """Give back parameters, buffers, ``.grad``, train/eval modes and random generators as they were found.
+
+    Inside the context every ``.grad`` is ``None``, so a measurement adds to nothing of its user's. The same gradient
+    tensors, not copies, come back.
+
+    Args:
+        model: Model to keep; its values are copied once on entry.
+        generators: Further generators to keep, beside the global ones of torch, NumPy and Python.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    values = [tensor.detach().clone() for tensor in tensors]
+    grads = [(parameter, parameter.grad, parameter.requires_grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    random_state = RandomState.capture()
+    generator_states = [(generator, generator.get_state()) for generator in generators]
+    try:
+        for parameter, _, _ in grads:
+            parameter.grad = None
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, values, strict=True):
+                tensor.copy_(value)
+        for parameter, grad, requires_grad in grads:
+            parameter.grad = grad
+            parameter.requires_grad_(requires_grad)
+        for module, training in modes:
+            module.training = training
+        random_state.restore()
+        for generator, state in generator_states:
+            generator.set_state(state)

@@ -1,0 +1,169 @@
+"""What is trained: a model, one loss an example, data, an optimizer and a target."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from batchwright.core.batches import Batch
+from batchwright.core.checks import check_choice, check_int, check_number
+from batchwright.core.errors import TaskError
+from batchwright.core.objectives import Loss
+from batchwright.data.access import num_examples
+
+Metric = Callable[[nn.Module, Batch], Tensor]
+
+OPTIMIZERS: Mapping[str, str] = {
+    "sgd": "torch.optim.SGD",
+    "adam": "torch.optim.Adam",
+    "adamw": "torch.optim.AdamW",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerSpec:
+    """An optimizer by name with the settings that a plan may change.
+
+    Attributes:
+        name: ``sgd``, ``adam`` or ``adamw``.
+        lr: Learning rate at the task's default batch size.
+        momentum: Momentum of SGD, beta1 of Adam-type methods.
+        beta2: Decay of the squared gradients in Adam-type methods.
+        weight_decay: As in `torch.optim`.
+        nesterov: Nesterov momentum, for SGD alone.
+    """
+
+    name: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("optimizer name", self.name, OPTIMIZERS)
+        check_number("lr", self.lr, above=0.0)
+        check_number("momentum", self.momentum, at_least=0.0, below=1.0)
+        check_number("beta2", self.beta2, at_least=0.0, below=1.0)
+        check_number("weight_decay", self.weight_decay, at_least=0.0)
+        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
+            raise TaskError(f"nesterov needs SGD with momentum above 0, got {self.name} with momentum {self.momentum:g}")
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The `torch.optim` optimizer over ``parameters``."""
+        if self.name == "sgd":
+            return torch.optim.SGD(
+                parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
+            )
+        kind = torch.optim.Adam if self.name == "adam" else torch.optim.AdamW
+        return kind(parameters, lr=self.lr, betas=(self.momentum, self.beta2), weight_decay=self.weight_decay)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """When training has got there: a metric over the evaluation set passes a value.
+
+    Attributes:
+        value: The value to reach.
+        metric: ``loss``, or a key of the task's ``metrics``.
+        direction: ``below`` for a loss, ``above`` for an accuracy.
+    """
+
+    value: float
+    metric: str = "loss"
+    direction: str = "below"
+
+    def __post_init__(self) -> None:
+        check_number("target value", self.value)
+        check_choice("target direction", self.direction, ("above", "below"))
+
+    def reached(self, value: float) -> bool:
+        """Whether ``value`` of the metric is at the target or past it."""
+        return value >= self.value if self.direction == "above" else value <= self.value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """A training job.
+
+    Attributes:
+        name: Short name for records and reports.
+        model: Makes a fresh model; called without arguments after torch's generator was seeded.
+        loss: ``loss(model, batch) -> (B,)``, one loss an example; the library takes the mean.
+        train: Map-style data set; its examples are collated along the first axis.
+        evaluation: Data set for the target; the training set is used where it is left out.
+        optimizer: Optimizer with its settings at ``batch_size``.
+        target: What a run trains to; needed for times to target, and by ``plan --verify``.
+        batch_size: Default batch size, for which the optimizer's settings hold; the unit "plain step" is one step at it.
+        metrics: Further values an example, ``metric(model, batch) -> (B,)``, averaged over the evaluation set.
+        max_examples: Examples after which a run gives up on its target; 50 epochs when left out.
+        evaluation_batch_size: Examples in one forward pass of an evaluation.
+        description: One line for ``batchwright tasks``.
+        facts: Known answers of a synthetic problem, such as ``noise_scale``.
+    """
+
+    name: str
+    model: Callable[[], nn.Module]
+    loss: Loss
+    train: Any
+    evaluation: Any = None
+    optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
+    target: Target | None = None
+    batch_size: int = 32
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    max_examples: int | None = None
+    evaluation_batch_size: int = 1024
+    description: str = ""
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, nn.Module) or not callable(self.model):
+            raise TaskError(
+                f"model must be a function without arguments that makes a fresh model, got {type(self.model).__name__}; "
+                "write model=make_model, so that every run starts anew"
+            )
+        if not callable(self.loss):
+            raise TaskError(f"loss must be a function loss(model, batch) -> (B,), got {type(self.loss).__name__}")
+        if not isinstance(self.optimizer, OptimizerSpec):
+            raise TaskError(f"optimizer must be a batchwright.OptimizerSpec, got {type(self.optimizer).__name__}")
+        if self.target is not None and not isinstance(self.target, Target):
+            raise TaskError(f"target must be a batchwright.Target, got {type(self.target).__name__}")
+        length = num_examples(self.train, "train")
+        if self.evaluation is not None:
+            num_examples(self.evaluation, "evaluation")
+        check_int("batch_size", self.batch_size, at_least=1)
+        if self.batch_size > length:
+            raise TaskError(
+                f"batch_size must be at most the number of training examples, got {self.batch_size} for {length}"
+            )
+        check_int("evaluation_batch_size", self.evaluation_batch_size, at_least=1)
+        if self.max_examples is not None:
+            check_int("max_examples", self.max_examples, at_least=1)
+        if self.target is not None and self.target.metric != "loss" and self.target.metric not in self.metrics:
+            known = ", ".join(["loss", *self.metrics])
+            raise TaskError(f"target metric must be one of {known}, got {self.target.metric!r}; add it to metrics")
+
+    @property
+    def num_train(self) -> int:
+        """Number of training examples ``N``."""
+        return len(self.train)
+
+    @property
+    def example_limit(self) -> int:
+        """Examples after which a run gives up on its target."""
+        return self.max_examples or 50 * self.num_train
+
+    def make_model(self, seed: int, device: torch.device | str = "cpu") -> nn.Module:
+        """A fresh model in training mode, made with torch's generator at ``seed``; the generator is left as it was.
+
+        Raises:
+            TaskError: If ``model()`` did not give a module.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = self.model()
+        if not isinstance(model, nn.Module):
+            raise TaskError(f"model() must return a torch.nn.Module, got {type(model).__name__}")
+        return model.to(device).train()
