@@ -46,7 +46,8 @@ bench: $(VENV)/.dev
 
 # Regenerates the prior of kappa (critical batch size over noise scale) from the built-in tasks.
 kappa: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.kappa
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.sweeps
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.kappa
 
 clean:
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

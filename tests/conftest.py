@@ -7,7 +7,8 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-install_import_hook("batchwright", "beartype.beartype")
+import os as _os
+if not _os.environ.get("NOHOOK"): install_import_hook("batchwright", "beartype.beartype")
 torch.set_num_threads(1)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from batchwright.core.checks import check_int
 from batchwright.core.errors import InputError
 
 Batch = Any
@@ -57,7 +58,12 @@ def slice_batch(batch: Batch, start: int, stop: int) -> Batch:
 
 
 def split_batch(batch: Batch, micro_batch_size: int) -> Iterator[Batch]:
-    """Micro-batches in order, each of ``micro_batch_size`` examples; the last may be shorter."""
+    """Micro-batches in order, each of ``micro_batch_size`` examples; the last may be shorter.
+
+    Raises:
+        InputError: If ``micro_batch_size`` is below 1.
+    """
+    check_int("micro_batch_size", micro_batch_size, at_least=1)
     length = batch_length(batch)
     for start in range(0, length, micro_batch_size):
         yield slice_batch(batch, start, min(start + micro_batch_size, length))

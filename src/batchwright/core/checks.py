@@ -2,20 +2,20 @@
 
 import math
 from collections.abc import Collection
-from numbers import Real
+from numbers import Integral, Real
 
 from batchwright.core.errors import InputError
 
 
 def check_int(name: str, value: object, *, at_least: int, way_out: str = "") -> int:
-    """Return ``value`` if it is an integer of at least ``at_least``.
+    """Return ``value`` as an int if it is an integer, NumPy's too, of at least ``at_least``.
 
     Raises:
         InputError: Otherwise; ``way_out`` ends the message.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < at_least:
         raise InputError(f"{name} must be an integer of at least {at_least}, got {value!r}{_tail(way_out)}")
-    return value
+    return int(value)
 
 
 def check_number(
@@ -33,14 +33,8 @@ def check_number(
     Raises:
         InputError: Otherwise; the message states every bound that was asked for.
     """
-    inside = (
-        isinstance(value, Real)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and above < value < below
-        and at_least <= value <= at_most
-    )
-    if not inside:
+    number = float(value) if not isinstance(value, bool) and isinstance(value, Real) else math.nan
+    if not (math.isfinite(number) and above < number < below and at_least <= number <= at_most):
         bounds = [
             f"{word} {bound:g}"
             for word, bound in (("above", above), ("at least", at_least), ("at most", at_most), ("below", below))
@@ -48,7 +42,7 @@ def check_number(
         ]
         rule = " and ".join(["a finite number", *bounds])
         raise InputError(f"{name} must be {rule}, got {value!r}{_tail(way_out)}")
-    return float(value)  # type: ignore[arg-type]
+    return number
 
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> str:

@@ -43,11 +43,19 @@ def resolve_device(name: str) -> torch.device:
     if kind not in ("cpu", "cuda"):
         raise InputError(f"--device must be auto, cpu or cuda, got {name!r}")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device must name a device that is there, got 'cuda' and torch sees none; use --device cpu")
+        raise InputError(
+            f"--device must name a device that is there, got {name!r} and torch sees none; use --device cpu"
+        )
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
+    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"--device must name a device that is there, got {name!r} and torch sees {torch.cuda.device_count()}; "
+            "they are counted from cuda:0"
+        )
+    return device
 
 
 def package_version(name: str) -> str | None:

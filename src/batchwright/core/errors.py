@@ -21,6 +21,10 @@ class TaskError(InputError):
     """A task is missing or is not made as `batchwright.Task` asks."""
 
 
+class DataError(InputError):
+    """A data file is missing, damaged or not of the form that its reader expects."""
+
+
 class NonFiniteLossError(BatchwrightError, ArithmeticError):
     """A training loss became NaN or infinite."""
 

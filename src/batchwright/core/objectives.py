@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from batchwright.core.batches import Batch, batch_length, split_batch
-from batchwright.core.errors import TaskError
+from batchwright.core.errors import InputError, TaskError
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 
@@ -21,7 +21,9 @@ def example_losses(model: nn.Module, loss: Loss, batch: Batch) -> Float[Tensor, 
     losses = loss(model, batch)
     length = batch_length(batch)
     if not isinstance(losses, Tensor):
-        raise TaskError(f"loss must return a tensor of shape ({length},), one loss an example, got {type(losses).__name__}")
+        raise TaskError(
+            f"loss must return a tensor of shape ({length},), one loss an example, got {type(losses).__name__}"
+        )
     if losses.shape != (length,) or not losses.is_floating_point():
         raise TaskError(
             f"loss must return one floating-point loss an example, shape ({length},), got shape {tuple(losses.shape)} of "
@@ -51,10 +53,16 @@ def accumulate_gradient(
 
     Returns:
         The mean loss of the batch, detached, on the model's device; nothing waits for the device.
+
+    Raises:
+        InputError: If the batch is empty or ``micro_batch_size`` is below 1.
+        TaskError: If the loss is not one number an example.
     """
     length = batch_length(batch)
+    if length == 0:
+        raise InputError("batch must hold at least one example, got none; leave empty batches out")
     total: Tensor | None = None
-    for micro_batch in split_batch(batch, micro_batch_size or length):
+    for micro_batch in split_batch(batch, length if micro_batch_size is None else micro_batch_size):
         losses = example_losses(model, loss, micro_batch)
         mean_part = losses.sum() / length
         mean_part.backward()

@@ -23,7 +23,9 @@ class RandomState:
     @classmethod
     def capture(cls) -> "RandomState":
         """The states as they are now; CUDA is left out while it has not been initialised."""
-        cuda = tuple(torch.cuda.get_rng_state_all()) if torch.cuda.is_available() and torch.cuda.is_initialized() else ()
+        cuda = (
+            tuple(torch.cuda.get_rng_state_all()) if torch.cuda.is_available() and torch.cuda.is_initialized() else ()
+        )
         return cls(
             torch_cpu=torch.get_rng_state(), torch_cuda=cuda, numpy=np.random.get_state(), python=random.getstate()
         )
@@ -49,6 +51,10 @@ def preserved(model: nn.Module, *, generators: Sequence[torch.Generator] = ()) -
         generators: Further generators to keep, beside the global ones of torch, NumPy and Python.
     """
     tensors = [*model.parameters(), *model.buffers()]
+    # A forward pass may also bind a new tensor to a buffer's name, so the bindings are kept beside the values.
+    bindings: list[tuple[Any, dict[str, Any]]] = [
+        (names, dict(names)) for module in model.modules() for names in (module._parameters, module._buffers)
+    ]
     values = [tensor.detach().clone() for tensor in tensors]
     grads = [(parameter, parameter.grad, parameter.requires_grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
@@ -59,6 +65,9 @@ def preserved(model: nn.Module, *, generators: Sequence[torch.Generator] = ()) -
             parameter.grad = None
         yield
     finally:
+        for names, bound in bindings:
+            names.clear()
+            names.update(bound)
         with torch.no_grad():
             for tensor, value in zip(tensors, values, strict=True):
                 tensor.copy_(value)

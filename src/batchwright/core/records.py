@@ -30,7 +30,9 @@ def output_errors(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         reason = error.strerror or str(error)
-        raise OutputError(f"--out must be a folder that can be written, got {path} ({reason}); choose another") from error
+        raise OutputError(
+            f"--out must be a folder that can be written, got {path} ({reason}); choose another"
+        ) from error
 
 
 def make_folder(path: Path) -> Path:
@@ -73,7 +75,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RecordError(f"{path} must exist, got no such file") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RecordError(f"{path} must hold JSON, got {error}") from error
 
 
@@ -143,7 +145,9 @@ def read_records(folder: Path) -> Records:
     try:
         raw = path.read_bytes().decode("utf-8", errors="replace").split("\n")
     except OSError as error:
-        raise RecordError(f"{folder} must hold {RECORDS_NAME}, got {error.strerror}; give the folder of a run") from error
+        raise RecordError(
+            f"{folder} must hold {RECORDS_NAME}, got {error.strerror}; give the folder of a run"
+        ) from error
     lines: list[dict[str, Any]] = []
     torn: list[int] = []
     for number, text in enumerate(raw, start=1):
@@ -157,9 +161,16 @@ def read_records(folder: Path) -> Records:
             raise RecordError(f"{path} must be of schema {SCHEMA} or older, got {record['schema']}; update batchwright")
         # A kill tears only the last line of its process, so the line after a torn one is the first of a resume.
         if torn and torn[-1] == number - 1 and record["kind"] not in ("resume", "start"):
-            raise RecordError(f"{path} must hold one JSON object a line, got damage in line {torn[-1]}; restore the file")
+            raise RecordError(
+                f"{path} must hold one JSON object a line, got damage in line {torn[-1]}; restore the file"
+            )
         if record["kind"] == "resume":
-            lines = [line for line in lines if line.get("step", -1) <= record["step"]]
+            # Step -1 begins again; otherwise what came after the checkpoint, and the end of the earlier part, no longer count.
+            done = record.get("step")
+            if not isinstance(done, int):
+                raise RecordError(f"{path} must say where a resume goes on, got step {done!r} in line {number}")
+            kept = lines if done >= 0 else []
+            lines = [line for line in kept if line.get("step", -1) <= done and line["kind"] != "end"]
         lines.append(record)
     if not lines:
         raise RecordError(f"{path} must hold at least one record, got none that can be read")
@@ -169,7 +180,7 @@ def read_records(folder: Path) -> Records:
 def _parse(text: str) -> dict[str, Any] | None:
     try:
         record = json.loads(text)
-    except json.JSONDecodeError:
+    except ValueError:  # not JSON, or a number of thousands of digits
         return None
     return record if isinstance(record, dict) and "kind" in record and isinstance(record.get("schema"), int) else None
 

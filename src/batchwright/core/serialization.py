@@ -10,14 +10,12 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from batchwright.core.errors import RecordError
-
-T = TypeVar("T")
 
 
 def to_plain(value: Any) -> Any:
@@ -39,16 +37,14 @@ def to_plain(value: Any) -> Any:
     return str(value)
 
 
-def from_plain(kind: type[T], value: Any, where: str = "value") -> T:
-    """Rebuild a dataclass (or a plain annotation) from what `to_plain` made of it; unknown keys are ignored.
+def from_plain(kind: Any, value: Any, where: str = "value") -> Any:
+    """Rebuild a dataclass (or any annotation, such as ``Interval | None``) from what `to_plain` made of it.
+
+    Unknown keys are ignored, so a newer writer may add some.
 
     Raises:
         RecordError: If a field is missing or of another kind; the message names its place.
     """
-    return typing.cast(T, _build(kind, value, where))
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     try:
         if kind is Any:
@@ -56,11 +52,13 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         if origin in (typing.Union, types.UnionType):
             if value is None and type(None) in arguments:
                 return None
-            return _build(next(option for option in arguments if option is not type(None)), value, where)
-        if dataclasses.is_dataclass(kind):
+            return from_plain(next(option for option in arguments if option is not type(None)), value, where)
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            if not isinstance(value, Mapping):
+                raise TypeError(f"expected the fields of {kind.__name__}")
             hints = typing.get_type_hints(kind)
             known = {
-                field.name: _build(hints[field.name], value[field.name], f"{where}.{field.name}")
+                field.name: from_plain(hints[field.name], value[field.name], f"{where}.{field.name}")
                 for field in dataclasses.fields(kind)
                 if field.name in value
             }
@@ -68,11 +66,13 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         if kind is float:
             return float(value)
         if origin is tuple:
+            if not isinstance(value, list | tuple):
+                raise TypeError("expected a list")
             if len(arguments) == 2 and arguments[1] is Ellipsis:
-                return tuple(_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-            return tuple(_build(option, item, where) for option, item in zip(arguments, value, strict=True))
+                return tuple(from_plain(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+            return tuple(from_plain(option, item, where) for option, item in zip(arguments, value, strict=True))
         if origin in (dict, Mapping):
-            return {key: _build(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+            return {key: from_plain(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
         if isinstance(kind, type) and not isinstance(value, kind):
             raise TypeError(f"expected {kind.__name__}")
     except RecordError:

@@ -35,13 +35,13 @@ class Interval:
 
     def __post_init__(self) -> None:
         if not self.low <= self.value <= self.high and not math.isnan(self.value):
-            raise InputError(f"an interval must hold its value, got {self.value:g} outside [{self.low:g}, {self.high:g}]")
+            raise InputError(
+                f"an interval must hold its value, got {self.value:g} outside [{self.low:g}, {self.high:g}]"
+            )
 
     def scaled(self, factor: float) -> "Interval":
         """The interval of ``factor`` times the quantity; ``factor`` is positive."""
-        return Interval(
-            value=self.value * factor, low=self.low * factor, high=self.high * factor, level=self.level
-        )
+        return Interval(value=self.value * factor, low=self.low * factor, high=self.high * factor, level=self.level)
 
 
 def normal_quantile(level: float) -> float:
@@ -52,7 +52,7 @@ def normal_quantile(level: float) -> float:
 
 
 def student_quantile(level: float, dof: float) -> float:
-    """Half-width of a two-sided Student interval of coverage ``level``, in standard errors; infinite below one degree."""
+    """Half-width of a two-sided Student interval of coverage ``level``, in standard errors; infinite without a degree."""
     if dof <= 0:
         return math.inf
     from scipy.special import stdtrit
@@ -72,7 +72,7 @@ def mean_interval(values: Sequence[float] | Array, level: float = 0.95) -> Inter
     mean = float(data.mean())
     if data.size == 1:
         return Interval(value=mean, low=-math.inf, high=math.inf, level=level)
-    half = student_quantile(level, data.size - 1) * float(data.std(ddof=1)) / math.sqrt(data.size)
+    half = student_quantile(level, float(data.size - 1)) * float(data.std(ddof=1)) / math.sqrt(data.size)
     return Interval(value=mean, low=mean - half, high=mean + half, level=level)
 
 
@@ -115,7 +115,12 @@ def jackknife_covariance(leave_one_out: Array) -> Array:
 
     Returns:
         Shape ``(k, k)``.
+
+    Raises:
+        InputError: If there are fewer than two blocks: one has no scatter, which is not the same as none.
     """
+    if len(leave_one_out) < 2:
+        raise InputError(f"leave_one_out must hold at least 2 blocks, got {len(leave_one_out)}; measure more batches")
     deviations = leave_one_out - leave_one_out.mean(axis=0)
     num_blocks = len(leave_one_out)
     return np.asarray((num_blocks - 1) / num_blocks * deviations.T @ deviations)
@@ -150,7 +155,7 @@ def ratio_interval(
 
     The set of ratios ``r`` for which ``numerator - r * denominator`` is within its own error of zero. Where the denominator is
     not resolved from zero this set has no upper end; then ``high`` is infinite, and so is ``value`` when the
-    denominator is not positive.
+    denominator is not positive. NaN in an estimate gives NaN.
 
     Args:
         numerator: Estimate of the numerator.
@@ -159,10 +164,12 @@ def ratio_interval(
         dof: Degrees of freedom of the covariance.
         level: Nominal coverage.
     """
+    if math.isnan(numerator) or math.isnan(denominator):
+        return Interval(value=math.nan, low=math.nan, high=math.nan, level=level)
     quantile = student_quantile(level, dof)
     value = numerator / denominator if denominator > 0 else math.inf
     if not math.isfinite(quantile):
-        return Interval(value=value, low=0.0, high=math.inf, level=level)
+        return Interval(value=value, low=min(0.0, value), high=math.inf, level=level)
     squared = quantile * quantile
     a = denominator**2 - squared * covariance[1, 1]
     b = numerator * denominator - squared * covariance[0, 1]

@@ -182,5 +182,8 @@ class Plan:
         path = path / PLAN_NAME if path.is_dir() else path
         value = read_json(path)
         if not isinstance(value, dict) or value.get("schema", 0) > PLAN_SCHEMA:
-            raise RecordError(f"{path} must be a plan of schema {PLAN_SCHEMA} or older; update batchwright or plan anew")
-        return from_plain(cls, value, str(path.name))
+            raise RecordError(
+                f"{path} must be a plan of schema {PLAN_SCHEMA} or older; update batchwright or plan anew"
+            )
+        plan: Plan = from_plain(cls, value, path.name)
+        return plan

@@ -44,7 +44,9 @@ def evaluate(task: Task, model: nn.Module) -> Evaluation:
     found: dict[str, list[Tensor]] = {"loss": [], **{name: [] for name in task.metrics}}
     try:
         with torch.no_grad():
-            for batch in batches_of(task.evaluation if task.evaluation is not None else task.train, task.evaluation_batch_size):
+            for batch in batches_of(
+                task.evaluation if task.evaluation is not None else task.train, task.evaluation_batch_size
+            ):
                 on_device = to_device(batch, device)
                 found["loss"].append(example_losses(model, task.loss, on_device).double())
                 for name, metric in task.metrics.items():
@@ -63,7 +65,8 @@ def evaluate(task: Task, model: nn.Module) -> Evaluation:
     return Evaluation(
         values={name: float(column.mean()) for name, column in columns.items()},
         standard_errors={
-            name: float(column.std()) / math.sqrt(length) if length > 1 else math.inf for name, column in columns.items()
+            name: float(column.std()) / math.sqrt(length) if length > 1 else math.inf
+            for name, column in columns.items()
         },
         num_examples=length,
     )

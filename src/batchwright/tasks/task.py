@@ -49,7 +49,9 @@ class OptimizerSpec:
         check_number("beta2", self.beta2, at_least=0.0, below=1.0)
         check_number("weight_decay", self.weight_decay, at_least=0.0)
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
-            raise TaskError(f"nesterov needs SGD with momentum above 0, got {self.name} with momentum {self.momentum:g}")
+            raise TaskError(
+                f"nesterov needs SGD with momentum above 0, got {self.name} with momentum {self.momentum:g}"
+            )
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The `torch.optim` optimizer over ``parameters``."""

@@ -1,0 +1,65 @@
+"""The batch-size engine for PyTorch: measure a training job, decide its batch size, adapt it, and show the evidence.
+
+Names are imported when they are first used, so that importing the package costs next to nothing.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from batchwright import adapt, measure
+    from batchwright.planning.budget import Budget
+    from batchwright.planning.plan import Plan
+    from batchwright.planning.planner import plan
+    from batchwright.tasks.task import OptimizerSpec, Target, Task
+    from batchwright.training.loop import train
+    from batchwright.training.run import Run
+    from batchwright.training.verify import Verification, verify
+
+__version__ = version("batchwright")
+
+_PLACES = {
+    "Budget": "batchwright.planning.budget",
+    "OptimizerSpec": "batchwright.tasks.task",
+    "Plan": "batchwright.planning.plan",
+    "Run": "batchwright.training.run",
+    "Target": "batchwright.tasks.task",
+    "Task": "batchwright.tasks.task",
+    "Verification": "batchwright.training.verify",
+    "plan": "batchwright.planning.planner",
+    "train": "batchwright.training.loop",
+    "verify": "batchwright.training.verify",
+}
+_ROOMS = ("adapt", "measure", "planning")
+
+__all__ = [
+    "Budget",
+    "OptimizerSpec",
+    "Plan",
+    "Run",
+    "Target",
+    "Task",
+    "Verification",
+    "adapt",
+    "measure",
+    "plan",
+    "planning",
+    "train",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        value = getattr(import_module(_PLACES[name]), name)
+    elif name in _ROOMS:
+        value = import_module(f"batchwright.{name}")
+    else:
+        raise AttributeError(f"module 'batchwright' has no attribute {name!r}; it has {', '.join(__all__)}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

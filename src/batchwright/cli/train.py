@@ -1,0 +1,127 @@
+"""``batchwright train``: train with a plan, a fixed batch size or a controller."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from batchwright.cli.options import DataRoot, Device, Json, Out, Seed, TaskName
+from batchwright.cli.output import console, number, print_json, progress_bar
+
+INTERRUPTED = 130
+
+
+def train(
+    task: TaskName,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            "--plan", help="A plan.json or its folder; `batchwright plan --out` writes one.", show_default=False
+        ),
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option("--policy", help="Batch-size controller: fixed or noise-scale.", show_default="fixed")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, show_default=False)] = None,
+    micro_batch_size: Annotated[int | None, typer.Option("--micro-batch-size", min=1, show_default=False)] = None,
+    max_batch_size: Annotated[
+        int | None, typer.Option("--max-batch-size", min=1, help="Of a controller.", show_default=False)
+    ] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="At the batch size.", show_default=False)] = None,
+    max_examples: Annotated[int | None, typer.Option("--max-examples", min=1, show_default=False)] = None,
+    checkpoint_every: Annotated[int, typer.Option("--checkpoint-every", min=1, help="Optimizer steps.")] = 200,
+    stop_at_target: Annotated[bool, typer.Option("--stop-at-target/--no-stop-at-target")] = True,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, as it was started.")] = False,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    json: Json = False,
+) -> None:
+    """Train a task and write its records and checkpoints to --out.
+
+    Example: batchwright train digits-cnn --policy noise-scale --out runs/adaptive
+    """
+    from batchwright.tasks.loading import check_task, load_task
+
+    from batchwright.adapt import REGISTRY
+    from batchwright.core.checks import check_choice
+    from batchwright.core.errors import InputError
+    from batchwright.planning.plan import Plan
+    from batchwright.training.loop import Progress
+    from batchwright.training.loop import train as run_training
+
+    if out is None:
+        raise InputError("--out must name a folder for the run's records, got none; for instance --out runs/a")
+    controller: Any = None
+    if policy is not None:
+        check_choice("--policy", policy, REGISTRY)
+        options = {"max_batch_size": max_batch_size} if max_batch_size and policy != "fixed" else {}
+        controller = REGISTRY[policy](**options)
+    loaded = load_task(task, data_root=data_root)
+    check_task(loaded)
+    chosen = Plan.load(plan) if plan is not None else None
+    with progress_bar() as bar:
+        line = bar.add_task("training", total=None, note="")
+
+        def on_progress(now: Progress) -> None:
+            note = f"step {now.step}, batch {now.batch_size}"
+            bar.update(line, completed=now.num_examples, total=now.max_examples, note=note)
+
+        run = run_training(
+            loaded,
+            chosen,
+            out=out,
+            policy=controller,
+            batch_size=batch_size,
+            micro_batch_size=micro_batch_size,
+            lr=lr,
+            seed=seed,
+            max_examples=max_examples,
+            checkpoint_every=checkpoint_every,
+            stop_at_target=stop_at_target,
+            resume=resume,
+            device=device,
+            on_progress=on_progress,
+        )
+    result = {
+        "folder": str(run.folder),
+        "reason": run.reason,
+        "label": run.label,
+        "seed": run.seed,
+        "batch_size": run.batch_size,
+        "num_steps": run.num_steps,
+        "num_examples": run.num_examples,
+        "to_target": run.to_target,
+        "values": run.values,
+        "notes": run.notes,
+    }
+    if json:
+        print_json(
+            "train", result, {"seconds": run.train_s, "num_steps": run.num_steps, "num_examples": run.num_examples}
+        )
+    else:
+        _print(run)
+    if run.reason == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
+def _print(run: Any) -> None:
+    screen = console()
+    for note in run.notes:
+        screen.print(f"Note: {note}")
+    values = ", ".join(f"{name} {number(value)}" for name, value in run.values.items())
+    screen.print(
+        f"{run.num_steps:,} steps, {run.num_examples:,} examples, {run.train_s:.1f} s of training; {values}; "
+        f"last batch size {run.batch_size}."
+    )
+    if run.to_target is not None:
+        found = run.to_target
+        screen.print(
+            f"Target reached after {found.steps:,.0f} steps, {found.examples:,.0f} examples, {found.seconds:.1f} s."
+        )
+    elif run.reason == "limit":
+        screen.print("Target not reached before the limit of examples.")
+    if run.reason == "interrupted":
+        screen.print("Interrupted; go on with the same command and --resume.")
+    screen.print(f"Written: {run.folder}")

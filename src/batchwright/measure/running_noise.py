@@ -1,0 +1,129 @@
+"""Noise scale during training, from the micro-batches that a step is made of anyway.
+
+Source: McCandlish et al. (2018), arXiv:1812.06162, appendix A.1: numerator and denominator are averaged apart, because a ratio of
+averages is far less biased than an average of ratios.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from batchwright.core.checks import check_number
+from batchwright.core.statistics import Interval, ratio_interval
+from batchwright.core.vectors import gradients, sq_norm
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepNoise:
+    """Unbiased estimates from the micro-batches of one step.
+
+    Attributes:
+        trace: Trace of the per-example gradient covariance.
+        grad_sq_norm: Squared norm of the true gradient; often negative for a single step.
+    """
+
+    trace: float
+    grad_sq_norm: float
+
+
+class MicroBatchNorms:
+    """Collects the squared norms of the micro-batch gradients while they are accumulated into ``.grad``.
+
+    Call `after_micro_batch` after each backward pass of `core.objectives.accumulate_gradient` on empty gradients. One
+    copy of the gradient is held until the step ends; nothing waits for the device before `step_noise`.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self._parameters = parameters
+        self._before: list[Tensor] | None = None
+        self._sizes: list[int] = []
+        self._sq_norms: list[Tensor] = []
+
+    def after_micro_batch(self, num_examples: int) -> None:
+        """Take in the micro-batch of ``num_examples`` examples whose gradient has just been added."""
+        now = gradients(self._parameters)
+        part = now if self._before is None else torch._foreach_sub(now, self._before)
+        self._sq_norms.append(sq_norm(part))
+        self._sizes.append(num_examples)
+        self._before = [tensor.clone() for tensor in now]
+
+    def step_noise(self) -> StepNoise | None:
+        """The estimates of this step, or None where it had a single micro-batch."""
+        if len(self._sizes) < 2:
+            return None
+        sizes = np.array(self._sizes, dtype=np.float64)
+        batch_size = sizes.sum()
+        # What was accumulated is (n_j / B) g_j, so n_j ||g_j||^2 = ||part_j||^2 B^2 / n_j.
+        weighted = float((torch.stack(self._sq_norms).cpu().numpy() * batch_size**2 / sizes).sum())
+        mean_sq_norm = float(sq_norm(gradients(self._parameters)))
+        trace = (weighted - batch_size * mean_sq_norm) / (len(sizes) - 1)
+        return StepNoise(trace=float(trace), grad_sq_norm=float(mean_sq_norm - trace / batch_size))
+
+
+@dataclass(frozen=True, slots=True)
+class RunningNoiseScale:
+    """Debiased moving averages of trace and squared gradient norm, with an interval from their own scatter.
+
+    Attributes:
+        decay: Weight kept from one measured step to the next.
+        weight: Sum of the weights so far.
+        sq_weight: Sum of their squares, from which the effective number of steps follows.
+        sums: Weighted sums of trace ``t``, squared norm ``g``, ``tt``, ``gg`` and ``tg``.
+    """
+
+    decay: float = 0.95
+    weight: float = 0.0
+    sq_weight: float = 0.0
+    sums: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        check_number("decay", self.decay, at_least=0.0, below=1.0)
+
+    def update(self, noise: StepNoise) -> "RunningNoiseScale":
+        """The averages after one more step."""
+        new = 1 - self.decay
+        t, g = noise.trace, noise.grad_sq_norm
+        values = (t, g, t * t, g * g, t * g)
+        return RunningNoiseScale(
+            self.decay,
+            self.decay * self.weight + new,
+            self.decay**2 * self.sq_weight + new**2,
+            tuple(self.decay * old + new * value for old, value in zip(self.sums, values, strict=True)),
+        )
+
+    @property
+    def num_effective(self) -> float:
+        """Number of equally weighted steps that would give the same variance of the mean."""
+        return self.weight**2 / self.sq_weight if self.sq_weight > 0 else 0.0
+
+    @property
+    def trace(self) -> float:
+        """Average trace; NaN before the first step."""
+        return self.sums[0] / self.weight if self.weight > 0 else math.nan
+
+    @property
+    def grad_sq_norm(self) -> float:
+        """Average squared gradient norm; NaN before the first step, and possibly negative."""
+        return self.sums[1] / self.weight if self.weight > 0 else math.nan
+
+    def interval(self, level: float = 0.95) -> Interval | None:
+        """Noise scale with its interval, unbounded above while not resolved; None before three effective steps."""
+        count = self.num_effective
+        if count < 3:
+            return None
+        t, g, tt, gg, tg = (value / self.weight for value in self.sums)
+        covariance = np.array([[tt - t * t, tg - t * g], [tg - t * g, gg - g * g]]) / (count - 1)
+        return ratio_interval(t, g, covariance, dof=count - 1, level=level) if t > 0 else None
+
+    def to_state(self) -> dict[str, Any]:
+        """All that a checkpoint needs."""
+        return {"decay": self.decay, "weight": self.weight, "sq_weight": self.sq_weight, "sums": list(self.sums)}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "RunningNoiseScale":
+        """The averages that `to_state` described, exactly."""
+        return cls(state["decay"], state["weight"], state["sq_weight"], tuple(state["sums"]))

@@ -1,0 +1,306 @@
+"""Time of one optimizer step against its batch size: ``a + b B`` where the repeats bear it, else linear between the measured sizes.
+
+The fit minimises Huber's loss of the relative errors of the medians, by iteratively reweighted least squares with ``a, b >= 0``.
+Sources: Huber (1981), section 7.8 (the reweighting); Efron & Tibshirani (1993), section 9.5 (bootstrap of residuals).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from batchwright.core.checks import check_int, check_number
+from batchwright.core.errors import InputError
+from batchwright.core.statistics import Array, Interval, normal_quantile, student_quantile
+
+# A fit is refused when it misses a median by more than this, all repeats of that size, and more than the scatter explains.
+MISFIT = 0.05
+MISFIT_CHANCE = 0.01
+# The knee gives away this part of the best throughput; a flat step time may rise by that part.
+KNEE_LOSS = 0.05
+FLAT_RISE = 0.1
+NUM_RESAMPLES = 200
+HUBER = 1.5
+# A normal sample's median absolute deviation times this is its standard deviation.
+MAD_TO_STD = 1.4826
+# The deviation knows as much about the spread as the standard deviation of this part of the sample would.
+MAD_EFFICIENCY = 0.37
+# No machine repeats itself better than this; it keeps weights finite for repeats that are all equal.
+MIN_SPREAD = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepTime:
+    """Measured time of one optimizer step at one batch size.
+
+    Attributes:
+        batch_size: Examples in the step.
+        step_time_s: Seconds, median of the repeats with its interval.
+        num_repeats: Timed steps, warm-up left out.
+    """
+
+    batch_size: int
+    step_time_s: Interval
+    num_repeats: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepTimeCurve:
+    """Step time as a function of the batch size.
+
+    Attributes:
+        points: What was measured, in rising order of the batch size.
+        overhead_s: The constant part ``a`` of the affine fit, in seconds, not negative.
+        per_example_s: The part ``b`` that each example adds, in seconds, not negative.
+        fit: ``affine``, or ``piecewise`` where the repeats contradict the affine fit by more than 5 %; ``overhead_s`` and
+            ``per_example_s`` are then the best line's, a rough description.
+        knots: Batch sizes between which a piecewise prediction is linear; empty for an affine one.
+        covariance: Of ``a`` and ``b``: variance of ``a``, covariance, variance of ``b``.
+        spread: Standard deviation of a single repeat relative to its median, robust, pooled over the sizes.
+        knee: Smallest batch size whose predicted throughput is within 5 % of the best one at a measured size.
+        flat_until: Largest batch size, up to the largest measured, whose step takes at most 10 % longer than the smallest
+            measured one's, or no longer than the upper end of its interval.
+    """
+
+    points: tuple[StepTime, ...]
+    overhead_s: Interval
+    per_example_s: Interval
+    fit: str
+    knots: tuple[int, ...]
+    covariance: tuple[float, float, float]
+    spread: float
+    knee: int
+    flat_until: int
+
+    def step_time_s(self, batch_size: float | int) -> Interval:
+        """Predicted seconds of one step, with the interval of the prediction; also outside the measured sizes.
+
+        Raises:
+            InputError: If ``batch_size`` is not positive.
+        """
+        check_number("batch_size", batch_size, above=0.0)
+        level = self.overhead_s.level
+        if self.fit == "affine":
+            value = self.overhead_s.value + self.per_example_s.value * batch_size
+            variance, covariance, slope_variance = self.covariance
+            squared = variance + 2 * covariance * batch_size + slope_variance * batch_size**2
+            half = normal_quantile(level) * math.sqrt(max(squared, 0.0))
+            return Interval(value=value, low=max(value - half, 0.0), high=value + half, level=level)
+        measured = [point.step_time_s for point in self.points]
+        medians = np.array([time.value for time in measured])
+        value = float(_interpolated(np.array([float(batch_size)]), np.array(self.knots, dtype=np.float64), medians)[0])
+        low = np.interp(batch_size, self.knots, np.array([time.low for time in measured]) / medians)
+        high = np.interp(batch_size, self.knots, np.array([time.high for time in measured]) / medians)
+        return Interval(value=value, low=value * min(float(low), 1.0), high=value * max(float(high), 1.0), level=level)
+
+
+def fit_step_time(
+    repeats: Mapping[int, Sequence[float]],
+    *,
+    rng: np.random.Generator,
+    level: float = 0.95,
+    num_resamples: int = NUM_RESAMPLES,
+) -> StepTimeCurve:
+    """Fit the step time to repeated measurements.
+
+    The bootstrap resamples the relative deviations of the repeats from their medians, pooled over the sizes after division by each
+    size's own spread, so that sizes with few repeats borrow from the others. The intervals are widened by Student's
+    quantile and by the misfit of the line.
+
+    Args:
+        repeats: Seconds of each repeat, by batch size; at least two sizes.
+        rng: For the bootstrap.
+        level: Nominal coverage of all intervals.
+        num_resamples: Bootstrap resamples.
+
+    Returns:
+        The fitted curve.
+
+    Raises:
+        InputError: If there are fewer than two sizes, a size has no repeats, none has two, or a time is not positive and finite.
+
+    Example:
+        >>> curve = fit_step_time({1: [2.0, 2.0], 4: [5.0, 5.0], 16: [17.0, 17.0]}, rng=np.random.default_rng(0))
+        >>> round(curve.overhead_s.value, 3), round(curve.per_example_s.value, 3), curve.knee
+        (1.0, 1.0, 9)
+    """
+    check_number("level", level, above=0.0, below=1.0)
+    check_int("num_resamples", num_resamples, at_least=2)
+    sizes, times = _checked(repeats)
+    counts = np.array([len(row) for row in times], dtype=np.float64)
+    medians = np.array([np.median(row) for row in times])
+    spreads, pool, spread = _deviations(times)
+    line = _fit_line(sizes, medians[None], counts, spread)[0]
+    drawn_medians = _resampled_medians(medians, spreads, pool, counts, rng, num_resamples)
+    drawn_lines = _fit_line(sizes, drawn_medians, counts, spread)
+
+    widening = _student_factor(level, MAD_EFFICIENCY * float(counts.sum() - len(counts)))
+    fitted = line[0] + line[1] * sizes
+    errors = np.maximum(drawn_medians.std(axis=0) / medians, MIN_SPREAD)
+    misses = medians / fitted - 1
+    # On a loaded machine most of a size's repeats may be slow; a single one near the line still speaks for it.
+    lows, highs = (np.array([end(row) for row in times]) for end in (np.min, np.max))
+    denied = (np.abs(misses) > MISFIT) & ((fitted < lows * (1 - spread)) | (fitted > highs * (1 + spread)))
+    # Two numbers were fitted, so the misses have that many fewer degrees of freedom.
+    freedom = max(len(sizes) - 2, 1)
+    misfit = float(((misses / errors) ** 2).sum())
+    piecewise = bool(denied.any() and misfit > _chi2_quantile(freedom) * widening**2)
+    line_widening = widening * max(1.0, math.sqrt(misfit / freedom)) if len(sizes) > 2 else widening
+
+    covariance = np.cov(drawn_lines.T) * line_widening**2
+    grid = _candidates(int(sizes[-1]))
+    grid = grid[grid >= sizes[0]]
+    predicted = _interpolated(grid, sizes, medians) if piecewise else line[0] + line[1] * grid
+    at_sizes = medians if piecewise else fitted
+    points = tuple(
+        StepTime(
+            batch_size=int(size),
+            step_time_s=_interval(median, draws, widening, level),
+            num_repeats=int(count),
+        )
+        for size, median, draws, count in zip(sizes, medians, drawn_medians.T, counts, strict=True)
+    )
+    noise = points[0].step_time_s.high - points[0].step_time_s.value
+    return StepTimeCurve(
+        points=points,
+        overhead_s=_interval(line[0], drawn_lines[:, 0], line_widening, level),
+        per_example_s=_interval(line[1], drawn_lines[:, 1], line_widening, level),
+        fit="piecewise" if piecewise else "affine",
+        knots=tuple(int(size) for size in sizes) if piecewise else (),
+        covariance=(float(covariance[0, 0]), float(covariance[0, 1]), float(covariance[1, 1])),
+        spread=spread,
+        knee=_knee(grid, predicted, float((sizes / at_sizes).max())),
+        flat_until=_flat_until(grid, predicted, max(FLAT_RISE * at_sizes[0], noise)),
+    )
+
+
+def robust_spread(times: Sequence[Sequence[float]]) -> float:
+    """Standard deviation of a single repeat relative to its median, pooled over sizes, from median absolute deviations."""
+    return _deviations([np.asarray(row, dtype=np.float64) for row in times])[2]
+
+
+def _checked(repeats: Mapping[int, Sequence[float]]) -> tuple[Array, list[Array]]:
+    if len(repeats) < 2:
+        raise InputError(f"repeats must hold at least 2 batch sizes, got {sorted(repeats)}; time another size")
+    sizes = sorted(check_int("batch size", size, at_least=1) for size in repeats)
+    times = [np.asarray(repeats[size], dtype=np.float64) for size in sizes]
+    if max(len(row) for row in times) < 2 or min(len(row) for row in times) < 1:
+        counts = [len(row) for row in times]
+        raise InputError(f"repeats must hold a time for each size and 2 for one, got {counts} times; time more steps")
+    for size, row in zip(sizes, times, strict=True):
+        if not (np.isfinite(row).all() and (row > 0).all()):
+            raise InputError(f"every time must be positive and finite, got {row.tolist()} at batch size {size}")
+    return np.array(sizes, dtype=np.float64), times
+
+
+def _deviations(times: Sequence[Array]) -> tuple[Array, Array, float]:
+    """Spread of each size, all standardised deviations from the medians, and the pooled spread; on a log scale."""
+    logs = [np.log(row / np.median(row)) for row in times]
+    told = [_deviating(row) for row in logs if len(row) > 1]
+    pooled = max(MAD_TO_STD * float(np.median(np.concatenate(told))), MIN_SPREAD)
+    # A size's own spread is drawn towards the pooled one as if that came from ten further repeats.
+    spreads = np.full(len(times), pooled)
+    for index, row in enumerate(logs):
+        if len(row) > 1:
+            own, weight = MAD_TO_STD * float(np.median(_deviating(row))), len(row) / (len(row) + 10)
+            spreads[index] = math.sqrt(weight * own**2 + (1 - weight) * pooled**2)
+    # A sample's own median is nearer to it than the true one; the factor undoes that on average.
+    pool = [
+        row / spread * math.sqrt(len(row) / (len(row) - 1))
+        for row, spread in zip(logs, spreads, strict=True)
+        if len(row) > 1
+    ]
+    return spreads, np.concatenate(pool), pooled
+
+
+def _deviating(logs: Array) -> Array:
+    """Sizes of the deviations from a sample's own median, such that their median is that of the deviations from the true one."""
+    deviations = np.abs(logs)
+    if len(logs) % 2:  # the median itself is in an odd sample, and its deviation of zero says nothing
+        return np.delete(deviations, deviations.argmin())
+    return deviations * math.sqrt(len(logs) / (len(logs) - 1))
+
+
+def _resampled_medians(
+    medians: Array, spreads: Array, pool: Array, counts: Array, rng: np.random.Generator, num_resamples: int
+) -> Array:
+    """Medians of resampled repeats, shape ``(num_resamples, sizes)``."""
+    columns = []
+    for median, spread, count in zip(medians, spreads, counts, strict=True):
+        drawn = pool[rng.integers(len(pool), size=(num_resamples, int(count)))]
+        columns.append(median * np.exp(spread * np.median(drawn, axis=1)))
+    return np.stack(columns, axis=1)
+
+
+def _fit_line(sizes: Array, medians: Array, counts: Array, spread: float) -> Array:
+    """``a`` and ``b`` of each row of medians, shape ``(rows, 2)``."""
+    weights = counts / medians**2
+    line = _least_squares(sizes, medians, weights)
+    for _ in range(5):
+        fitted = line[:, :1] + line[:, 1:] * sizes
+        # The standard error of a median is about 1.25 spread / sqrt(count).
+        standardised = np.abs(medians / fitted - 1) * np.sqrt(counts) / (1.25 * spread)
+        # Where no size fits to the noise, the usual miss takes the noise's place, or every weight would shrink alike.
+        scale = np.maximum(1.0, np.median(standardised, axis=1, keepdims=True))
+        weights = counts / fitted**2 * np.minimum(1.0, HUBER * scale / np.maximum(standardised, 1e-12))
+        line = _least_squares(sizes, medians, weights)
+    return line
+
+
+def _least_squares(sizes: Array, medians: Array, weights: Array) -> Array:
+    total = weights.sum(axis=1)
+    mean_size, mean_time = (weights * sizes).sum(axis=1) / total, (weights * medians).sum(axis=1) / total
+    centred = sizes - mean_size[:, None]
+    slope = (weights * centred * medians).sum(axis=1) / (weights * centred**2).sum(axis=1)
+    overhead = mean_time - slope * mean_size
+    # On a border of the quarter plane the other number is fitted alone.
+    through_zero = (weights * sizes * medians).sum(axis=1) / (weights * sizes**2).sum(axis=1)
+    slope, overhead = np.where(overhead < 0, through_zero, slope), np.maximum(overhead, 0.0)
+    slope, overhead = np.maximum(slope, 0.0), np.where(slope < 0, mean_time, overhead)
+    return np.stack([overhead, slope], axis=1)
+
+
+def _interpolated(at: Array, sizes: Array, times: Array) -> Array:
+    """Linear between the sizes; outside, the slope of the outermost pair, which never makes a larger batch faster."""
+    inside = np.interp(at, sizes, times)
+    first = max((times[1] - times[0]) / (sizes[1] - sizes[0]), 0.0)
+    last = max((times[-1] - times[-2]) / (sizes[-1] - sizes[-2]), 0.0)
+    # No step is faster than its share of the smallest measured one.
+    below = np.maximum(times[0] - first * (sizes[0] - at), times[0] * at / sizes[0])
+    above = times[-1] + last * (at - sizes[-1])
+    return np.where(at < sizes[0], below, np.where(at > sizes[-1], above, inside))
+
+
+def _interval(value: float, draws: Array, widening: float, level: float) -> Interval:
+    low, high = np.quantile(draws, [0.5 - 0.5 * level, 0.5 + 0.5 * level]) - value
+    return Interval(
+        value=float(value),
+        low=max(float(value + widening * min(low, 0.0)), 0.0),
+        high=float(value + widening * max(high, 0.0)),
+        level=level,
+    )
+
+
+def _candidates(largest: int) -> Array:
+    """All batch sizes up to 1024, beyond that in steps of under one per cent."""
+    return np.unique(np.round(np.append(np.arange(1, min(largest, 1024) + 1), np.geomspace(1, largest, 1500))))
+
+
+def _knee(grid: Array, predicted: Array, best: float) -> int:
+    return int(grid[(grid / predicted >= (1 - KNEE_LOSS) * best * (1 - 1e-9)).argmax()])
+
+
+def _flat_until(grid: Array, predicted: Array, rise: float) -> int:
+    above = predicted > predicted[0] + rise
+    return int(grid[above.argmax() - 1] if above.any() else grid[-1])
+
+
+def _student_factor(level: float, dof: float) -> float:
+    return student_quantile(level, max(dof, 1.0)) / normal_quantile(level)
+
+
+def _chi2_quantile(dof: int) -> float:
+    from scipy.special import chdtri
+
+    return float(chdtri(dof, MISFIT_CHANCE))

@@ -1,0 +1,1 @@
+"""Measurements and a budget in, a plan with intervals and reasons out."""

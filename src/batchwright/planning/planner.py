@@ -1,0 +1,390 @@
+"""Measure and decide: the heart of the library."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from batchwright.core.checks import check_choice, check_int
+from batchwright.core.environment import environment, resolve_device
+from batchwright.core.errors import NotEnoughEvidenceError
+from batchwright.core.statistics import Interval, normal_quantile
+from batchwright.measure.branch import Branch, branch
+from batchwright.measure.lr_trial import NUM_STEPS, lr_trial
+from batchwright.measure.memory import Memory, memory
+from batchwright.measure.pilot import Pilot, pilot
+from batchwright.measure.throughput import Throughput, throughput
+from batchwright.planning.budget import Budget
+from batchwright.planning.choose import OBJECTIVES, Choice, choose
+from batchwright.planning.kappa import combine, kappa_prior
+from batchwright.planning.laws import keep_half_life, power_of_two, scale_lr
+from batchwright.planning.plan import Calibration, Cost, CurvePoint, Evidence, NoisePoint, Plan, StepTimePoint
+from batchwright.tasks.task import Task
+
+# Parts of the budget: training the pilot, noise at its points, more noise where it is not resolved, step times. What is left is for
+# the memory and the trial of the learning rate.
+PILOT, NOISE, EXTRA_NOISE, THROUGHPUT = 0.27, 0.2, 0.17, 0.18
+MAX_PILOT_STEPS = 100
+# Part of the budget for one trial of the learning rate.
+TRIAL = 0.15
+
+
+def plan(
+    task: Task,
+    objective: str = "balanced",
+    budget: Budget | None = None,
+    *,
+    calibrate: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    max_batch_size: int | None = None,
+    memory_bytes: int | None = None,
+    kappa: Interval | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> Plan:
+    """Measure a training job and decide its batch size, micro-batch size, learning rate and momentum.
+
+    Args:
+        task: The training job; its default learning rate is taken as right for its default batch size.
+        objective: ``time`` (shortest time to target), ``examples`` (fewest examples at no time), or ``balanced`` (the largest batch
+            that spends at most 20 % more examples than the small-batch limit, but not past the fastest).
+        budget: What measuring may cost; 300 plain steps where left out.
+        calibrate: Measure the critical batch size directly by branches from the pilot's checkpoint. Costs more, stated in the plan.
+        seed: Of the pilot.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        max_batch_size: Never more; the number of training examples where left out.
+        memory_bytes: Memory that a step may take; a part of what is free where left out.
+        kappa: Critical batch size over noise scale; the prior from the built-in tasks where left out.
+        on_progress: Called with a few words before each part.
+
+    Returns:
+        The plan, with intervals, reasons and cost.
+
+    Raises:
+        NotEnoughEvidenceError: If the gradient was not resolved from its noise within the budget.
+        InputError: If an argument breaks a rule.
+        NonFiniteLossError: If the task's defaults diverge.
+    """
+    check_choice("objective", objective, OBJECTIVES)
+    limit = task.num_train
+    if max_batch_size is not None:
+        limit = min(check_int("max_batch_size", max_batch_size, at_least=1), limit)
+    return _Planner(
+        task,
+        objective,
+        budget or Budget(),
+        seed,
+        resolve_device(device),
+        limit,
+        memory_bytes,
+        on_progress or (lambda _: None),
+    ).run(calibrate, kappa)
+
+
+@dataclass
+class _Planner:
+    task: Task
+    objective: str
+    budget: Budget
+    seed: int
+    device: torch.device
+    limit: int
+    memory_bytes: int | None
+    say: Callable[[str], None]
+
+    def run(self, calibrate: bool, kappa: Interval | None) -> Plan:
+        # The first step of a process imports and allocates for seconds, whoever takes it: that is no cost of measuring.
+        pilot(self.task, num_steps=3, batches_a_point=3, max_extra_batches=0, seed=self.seed, device=self.device)
+        start = time.perf_counter()
+        found_memory = self.measure_memory()
+        memory_s = time.perf_counter() - start
+        found_pilot = self.run_pilot(self.plain_steps())
+        found_times = self.measure_step_times(found_memory)
+        seconds = time.perf_counter() - start
+
+        noise = found_pilot.noise_scale
+        prior = kappa or kappa_prior()
+        source = "given" if kappa else "prior from the built-in tasks"
+        critical = product(noise, prior)
+        branches = None
+        if calibrate:
+            branches = self.calibrate(found_pilot, critical)
+            prior = combine(prior, product(branches.critical_batch_size, inverse(noise)))
+            source = f"{source}, updated by branches from the pilot's checkpoint"
+            critical = product(noise, prior)
+        unit = found_pilot.plain_step_s
+        choice, trial = self.choose_and_try(critical, found_times, found_memory, unit)
+        parts = {
+            "memory": memory_s / unit,
+            "pilot": found_pilot.train_s / unit,
+            "noise": found_pilot.measure_s / unit,
+            "throughput": found_times.seconds / unit,
+            "lr trial": trial.seconds / unit,
+        }
+        if branches is not None:
+            parts["calibration"] = branches.seconds / unit
+        cost = Cost(
+            plain_steps=sum(parts.values()),
+            num_examples=found_memory.num_examples
+            + found_pilot.num_examples
+            + found_times.num_examples
+            + trial.num_examples
+            + (branches.total_examples if branches else 0),
+            seconds=seconds + trial.seconds + (branches.seconds if branches else 0.0),
+            parts=parts,
+        )
+        return self.assemble(
+            choice, trial, critical, prior, source, found_pilot, found_times, found_memory, branches, cost
+        )
+
+    def plain_steps(self) -> float:
+        """The budget in plain steps; a bound in seconds is turned into steps by a few of them."""
+        if self.budget.seconds is None:
+            return self.budget.plain_steps
+        trial = pilot(
+            self.task, num_steps=6, batches_a_point=3, max_extra_batches=0, seed=self.seed, device=self.device
+        )
+        return max(40.0, min(self.budget.plain_steps, self.budget.seconds / trial.plain_step_s))
+
+    def measure_memory(self) -> Memory:
+        self.say("memory")
+        return memory(self.task, budget_bytes=self.memory_bytes, device=self.device, confirm=self.device.type == "cuda")
+
+    def run_pilot(self, plain_steps: float) -> Pilot:
+        self.say("pilot and noise scale")
+        found = pilot(
+            self.task,
+            num_steps=min(MAX_PILOT_STEPS, int(PILOT * plain_steps)),
+            batches_a_point=max(4, int(NOISE * plain_steps / 3)),
+            max_extra_batches=int(EXTRA_NOISE * plain_steps),
+            seed=self.seed,
+            device=self.device,
+        )
+        if found.more_batches:
+            raise NotEnoughEvidenceError(
+                f"not enough evidence: after {len(found.losses)} pilot steps the gradient of {self.task.name} is not resolved "
+                f"from its noise (noise scale at least {found.noise_scale.low:.0f}); measure about {found.more_batches} more "
+                f"batches of {self.task.batch_size}: raise --budget-steps to "
+                f"{math.ceil((plain_steps + found.more_batches) / 50) * 50}"
+            )
+        return found
+
+    def measure_step_times(self, found: Memory) -> Throughput:
+        self.say("step times")
+        return throughput(
+            self.task,
+            max_batch_size=self.limit,
+            micro_batch_size=min(found.max_micro_batch_size, self.limit),
+            budget_plain_steps=THROUGHPUT * self.budget.plain_steps,
+            device=self.device,
+            seed=self.seed,
+        )
+
+    def calibrate(self, found: Pilot, critical: Interval) -> Branch:
+        """Branches at the default size and at sizes around the expected critical one, where the loss tells them apart."""
+        self.say("calibration by branches")
+        base = self.task.batch_size
+        top = min(power_of_two(critical.value), self.task.num_train // 2)
+        sizes = {max(1, min(base, top // 4)), max(2, top // 4), max(4, top)}
+        return branch(
+            self.task,
+            found.snapshot,
+            sorted(sizes),
+            lr_rule=lambda size: self.scaled_lr(size, critical.value),
+            num_examples=12 * max(sizes),
+            seed=self.seed,
+            device=self.device,
+        )
+
+    def choose_and_try(
+        self, critical: Interval, found: Throughput, found_memory: Memory, unit: float
+    ) -> tuple[Choice, "_Trial"]:
+        """The choice, bounded to the sizes whose learning rate survives a few steps from the start."""
+        start, limit, num_examples, halvings = time.perf_counter(), self.limit, 0, 0
+        while True:
+            choice = self.choose(critical, found, limit)
+            lr = self.scaled_lr(choice.batch_size, critical.value)
+            # A learning rate that is not raised is the user's own, and the pilot has tried it.
+            if lr <= self.task.optimizer.lr:
+                break
+            self.say(f"trying lr {lr:.3g} at batch size {choice.batch_size}")
+            # At least six steps, and no more of the budget than is left for it.
+            step_time = found.step_time_s(float(choice.batch_size)).value
+            steps = int(min(NUM_STEPS, max(6, TRIAL * self.budget.plain_steps * unit / step_time)))
+            tried = lr_trial(
+                self.task,
+                choice.batch_size,
+                lr,
+                micro_batch_size=found_memory.max_micro_batch_size,
+                num_steps=steps,
+                seed=self.seed,
+                device=self.device,
+            )
+            num_examples += tried.num_examples
+            if tried.stable:
+                break
+            halvings += 1
+            limit = max(1, choice.batch_size // 2)
+        return choice, _Trial(
+            seconds=time.perf_counter() - start, num_examples=num_examples, halvings=halvings, tried=num_examples > 0
+        )
+
+    def choose(self, critical: Interval, found: Throughput, limit: int) -> Choice:
+        slope = found.per_example_s
+        error = 0.0
+        if slope.low > 0 and math.isfinite(slope.high):
+            error = math.log(slope.high / slope.low) / (2 * normal_quantile(slope.level))
+        return choose(
+            self.objective,
+            critical_batch_size=critical,
+            step_time_s=lambda sizes: np.array([found.step_time_s(float(size)).value for size in sizes]),
+            step_time_error=min(error, 1.0),
+            flat_until=found.flat_until,
+            max_batch_size=limit,
+            rng=np.random.default_rng(self.seed),
+        )
+
+    def scaled_lr(self, batch_size: int, critical: float) -> float:
+        spec = self.task.optimizer
+        return scale_lr(
+            spec.name,
+            spec.lr,
+            base_batch_size=self.task.batch_size,
+            batch_size=batch_size,
+            critical_batch_size=critical,
+        )
+
+    def assemble(
+        self,
+        choice: Choice,
+        trial: "_Trial",
+        critical: Interval,
+        kappa: Interval,
+        kappa_source: str,
+        found_pilot: Pilot,
+        found_times: Throughput,
+        found_memory: Memory,
+        branches: Branch | None,
+        cost: Cost,
+    ) -> Plan:
+        task, spec, size = self.task, self.task.optimizer, choice.batch_size
+        micro = min(size, found_memory.max_micro_batch_size)
+        lrs = sorted(self.scaled_lr(size, value) for value in (critical.low, critical.value, critical.high))
+        lr = self.scaled_lr(size, critical.value)
+        noise = found_pilot.noise_scale
+        beta2 = keep_half_life(spec.beta2, base_batch_size=task.batch_size, batch_size=size)
+        rule = "gain rule of SGD" if spec.name == "sgd" else "square-root rule of Adam"
+        bounded = (
+            f"; halved {trial.halvings} times because the loss flew away at the lr of larger sizes"
+            if trial.halvings
+            else ""
+        )
+        reasons = {
+            "batch_size": choice.reason + bounded,
+            "micro_batch_size": (
+                f"the whole batch fits in memory (ceiling {found_memory.max_micro_batch_size})"
+                if micro == size
+                else f"memory allows {found_memory.max_micro_batch_size} examples in one pass; the rest is accumulated"
+            ),
+            "lr": f"{rule} from lr {spec.lr:g} at batch size {task.batch_size}, with critical batch size {critical.value:.0f}"
+            + ("; a few steps from the start were stable" if trial.tried else ""),
+            "momentum": f"kept at the task's {spec.momentum:g}: the rule for the learning rate holds at equal momentum",
+            "noise_scale": f"measured at steps {', '.join(str(step) for step, _ in found_pilot.points)} of a pilot at the defaults",
+            "critical_batch_size": f"noise scale times kappa {kappa.value:.2g} ({kappa_source})",
+        }
+        if spec.name != "sgd":
+            reasons["beta2"] = f"its half-life in examples is that of {spec.beta2:g} at batch size {task.batch_size}"
+        return Plan(
+            task=task.name,
+            objective=self.objective,
+            batch_size=size,
+            micro_batch_size=micro,
+            lr=lr,
+            momentum=spec.momentum,
+            beta2=beta2 if spec.name != "sgd" else spec.beta2,
+            base_batch_size=task.batch_size,
+            base_lr=spec.lr,
+            seed=self.seed,
+            intervals={
+                "batch_size": choice.wanted,
+                "lr": Interval(value=lr, low=min(lrs[0], lr), high=max(lrs[-1], lr)),
+                "noise_scale": noise,
+                "critical_batch_size": critical,
+                "excess_time": choice.excess_time,
+            },
+            reasons=reasons,
+            cost=cost,
+            evidence=Evidence(
+                noise=tuple(NoisePoint(step=step, noise_scale=point.interval) for step, point in found_pilot.points),
+                pilot_losses=found_pilot.losses,
+                step_times=tuple(
+                    StepTimePoint(batch_size=point.batch_size, step_time_s=point.step_time_s)
+                    for point in found_times.points
+                ),
+                overhead_s=found_times.overhead_s,
+                per_example_s=found_times.per_example_s,
+                bytes_per_example=float(found_memory.bytes_per_example),
+                memory_budget_bytes=found_memory.budget_bytes,
+                kappa=kappa,
+                kappa_source=kappa_source,
+                calibration=None
+                if branches is None
+                else Calibration(
+                    batch_sizes=branches.batch_sizes,
+                    losses=branches.losses,
+                    standard_errors=branches.standard_errors,
+                    critical_batch_size=branches.critical_batch_size,
+                    num_seeds=branches.num_seeds,
+                ),
+                curve=tuple(
+                    CurvePoint(
+                        batch_size=grid_size,
+                        time=relative,
+                        examples=examples,
+                        step_time_s=found_times.step_time_s(float(grid_size)).value,
+                    )
+                    for grid_size, relative, examples in zip(choice.grid, choice.time, choice.examples, strict=True)
+                ),
+                warnings=(*found_memory.warnings, *found_times.warnings),
+            ),
+            environment=environment(self.device),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trial:
+    """What the trials of the learning rate cost, and how often the batch was halved because the loss flew away."""
+
+    seconds: float
+    num_examples: int
+    halvings: int
+    tried: bool
+
+
+def product(left: Interval, right: Interval) -> Interval:
+    """Interval of a product of two independent positive quantities, both taken as log-normal."""
+    below = math.hypot(_log_gap(left.value, left.low), _log_gap(right.value, right.low))
+    above = math.hypot(_log_gap(left.high, left.value), _log_gap(right.high, right.value))
+    value = left.value * right.value
+    return Interval(value=value, low=value * math.exp(-below), high=value * _exp(above), level=left.level)
+
+
+def inverse(interval: Interval) -> Interval:
+    """Interval of one over a positive quantity."""
+    return Interval(
+        value=1 / interval.value,
+        low=0.0 if math.isinf(interval.high) else 1 / interval.high,
+        high=math.inf if interval.low <= 0 else 1 / interval.low,
+        level=interval.level,
+    )
+
+
+def _log_gap(upper: float, lower: float) -> float:
+    return math.inf if lower <= 0 or math.isinf(upper) else math.log(upper / lower)
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf

@@ -1,0 +1,8 @@
+"""Records to tables, figures, and one self-contained interactive page."""
+
+from batchwright.report.collect import Collected, collect
+from batchwright.report.page import write_report
+from batchwright.report.run_records import RunRecords
+from batchwright.report.tables import RunRow, SummaryRow, run_rows, summarise
+
+__all__ = ["Collected", "RunRecords", "RunRow", "SummaryRow", "collect", "run_rows", "summarise", "write_report"]

@@ -1,0 +1,122 @@
+"""Finds and reads what a folder holds: plans, verifications, studies and runs, at any depth."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from batchwright.core.errors import RecordError
+from batchwright.core.records import RECORDS_NAME, read_json
+from batchwright.report.plan_records import PlanRecord, VerificationRecord, parse_plan, parse_verification
+from batchwright.report.run_records import RunRecords, read_run
+from batchwright.report.text import natural_key, plural
+
+PLAN_NAME = "plan.json"
+VERIFICATION_NAME = "verification.json"
+STUDY_NAME = "study.json"
+NAMES = (PLAN_NAME, VERIFICATION_NAME, STUDY_NAME, RECORDS_NAME)
+
+MAX_DEPTH = 8
+MAX_FILES = 5000
+SKIPPED = frozenset({"checkpoints", "__pycache__", "node_modules"})
+
+# What a damaged file can raise on its way through the JSON reader: too deep a nesting and too long a number among them.
+DAMAGE = (ValueError, TypeError, KeyError, OverflowError, RecursionError, AttributeError)
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Collected:
+    """What a folder holds; the keys are paths relative to it, the shallowest first.
+
+    Attributes:
+        folder: The folder.
+        plans: By the path of their ``plan.json``.
+        verifications: By the path of their ``verification.json``.
+        studies: By the path of their ``study.json``; the JSON as it is.
+        runs: In the order of their folders.
+        warnings: One sentence for each thing that could not be read, or only in part.
+    """
+
+    folder: Path
+    plans: Mapping[str, PlanRecord]
+    verifications: Mapping[str, VerificationRecord]
+    studies: Mapping[str, Mapping[str, Any]]
+    runs: tuple[RunRecords, ...]
+    warnings: tuple[str, ...]
+
+
+def collect(folder: Path) -> Collected:
+    """Read everything in ``folder`` that a report can show.
+
+    Folders deeper than `MAX_DEPTH`, hidden ones, links to folders and ``checkpoints`` are not entered, and at most `MAX_FILES`
+    records are read.
+
+    Args:
+        folder: A plan folder, a run folder, or one that holds such.
+
+    Raises:
+        RecordError: If it holds nothing that can be read.
+    """
+    if not folder.is_dir():
+        raise RecordError(
+            f"{folder} must be a folder with plans or runs, got no such folder; give the --out of a command"
+        )
+    warnings: list[str] = []
+    found = _find(folder, warnings)
+
+    def read(name: str, reader: Callable[[Path, str], Item]) -> dict[str, Item]:
+        """What can be read of the files called ``name``; the rest becomes warnings."""
+        items: dict[str, Item] = {}
+        for path in (path for path in found if Path(path).name == name):
+            try:
+                items[path] = reader(folder / path, path)
+            except DAMAGE as error:
+                reason = str(error) if isinstance(error, RecordError) else f"{type(error).__name__}: {error}"
+                warnings.append(f"{path} is left out, it cannot be read: {reason.replace(f'{folder}/', '')}")
+        return items
+
+    plans = read(PLAN_NAME, lambda path, name: parse_plan(read_json(path), name))
+    verifications = read(VERIFICATION_NAME, lambda path, name: parse_verification(read_json(path), name))
+    studies = read(STUDY_NAME, _read_study)
+    runs = tuple(read(RECORDS_NAME, lambda path, name: read_run(path.parent, Path(name).parent.as_posix())).values())
+    if not (plans or verifications or studies or runs):
+        reason = f"nothing that can be read; {warnings[0]}" if warnings else "none of them; give the --out of a command"
+        raise RecordError(f"{folder} must hold one of {', '.join(NAMES)}, got {reason}")
+    torn = [run.folder for run in runs if run.num_torn]
+    if torn:
+        others = f" and {plural(len(torn) - 1, 'other run')}" if len(torn) > 1 else ""
+        warnings.append(f"{torn[0]}{others}: a line that a kill left unfinished was passed over")
+    return Collected(
+        folder=folder,
+        plans=plans,
+        verifications=verifications,
+        studies=studies,
+        runs=runs,
+        warnings=tuple(warnings),
+    )
+
+
+def _read_study(path: Path, name: str) -> Mapping[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise RecordError(f"{name} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _find(folder: Path, warnings: list[str]) -> list[str]:
+    """Relative paths of the known files, the shallowest first and each level in natural order."""
+    found = sorted(_walk(folder), key=lambda path: (path.count("/"), natural_key(path)))
+    if len(found) > MAX_FILES:
+        warnings.append(f"only the first {MAX_FILES} of {len(found)} records are read; report a smaller folder")
+    return found[:MAX_FILES]
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    for here, folders, files in os.walk(folder):
+        where = Path(here).relative_to(folder)
+        inside = [name for name in folders if not name.startswith(".") and name not in SKIPPED]
+        folders[:] = inside if len(where.parts) < MAX_DEPTH else []
+        yield from ((where / name).as_posix() for name in files if name in NAMES)

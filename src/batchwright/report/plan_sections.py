@@ -1,0 +1,256 @@
+"""The sections of a page that tell one plan: the answer, why, how sure, what it cost, and the check against its neighbours."""
+
+import math
+from collections.abc import Sequence
+
+from batchwright.core.statistics import Interval
+from batchwright.report.elements import Html, bullets, card, cards, figure, join, section, table, tag
+from batchwright.report.figures import (
+    calibration_figure,
+    knee_batch_size,
+    pilot_noise_figure,
+    prediction_figure,
+    step_time_figure,
+    verification_figure,
+)
+from batchwright.report.figures.prediction import TOLERANCE, flat_part, nearest, usable_curve
+from batchwright.report.plan_records import PlanRecord, Setting, VerificationRecord
+from batchwright.report.text import (
+    Format,
+    count,
+    duration,
+    estimate,
+    human,
+    percent,
+    plural,
+    ratio,
+    seconds_with_span,
+    span,
+    with_span,
+)
+
+EXPLANATIONS = {
+    "noise_scale": "noise of one example's gradient over the gradient; the batch at which they weigh the same",
+    "critical_batch_size": "examples in a step at which twice the examples of small batches are needed",
+    "kappa": "critical batch size over noise scale",
+    "overhead_s": "what a step costs before its first example",
+    "per_example_s": "what each example adds to a step",
+    "batch_size": "examples averaged in one update",
+    "micro_batch_size": "examples in one forward pass",
+    "lr": "at this batch size",
+}
+
+
+def headline(plan: PlanRecord) -> str:
+    """The plan in one sentence."""
+    interval = plan.intervals.get("batch_size")
+    lr = plan.intervals.get("lr")
+    momentum = f", momentum {estimate(plan.momentum)}" if plan.momentum is not None else ""
+    return (
+        f"Train {plan.task} with batch size {count(plan.batch_size)}{_behind(interval, count)}, "
+        f"lr {estimate(plan.lr)}{_behind(lr, estimate)}{momentum}; "
+        f"micro-batch {count(plan.micro_batch_size)} × {count(plan.num_micro_batches)}"
+    )
+
+
+def answer_cards(plan: PlanRecord) -> Html:
+    """The numbers of the answer with their intervals, and below them those that it stands on."""
+    size, lr = plan.intervals.get("batch_size"), plan.intervals.get("lr")
+    answer = [
+        card("Batch size", count(plan.batch_size), _detail(size, count, _base(plan.base_batch_size, count)), size),
+        card("Learning rate", estimate(plan.lr), _detail(lr, estimate, _base(plan.base_lr, estimate)), lr),
+    ]
+    if plan.momentum is not None:
+        second = f"β₂ {plan.beta2:.6g}" if plan.beta2 is not None and "beta2" in plan.reasons else ""
+        answer.append(card("Momentum", estimate(plan.momentum), second))
+    times = count(plan.num_micro_batches)
+    passes = f"{times} forward passes a step" if plan.num_micro_batches > 1 else "one forward pass a step"
+    answer.append(card("Micro-batch", f"{count(plan.micro_batch_size)} × {times}", passes))
+    ground = [
+        card(words, _value(interval), _detail(interval, estimate, "in examples"), interval)
+        for key, words in (("noise_scale", "Noise scale"), ("critical_batch_size", "Critical batch size"))
+        if (interval := plan.intervals.get(key)) is not None
+    ]
+    if plan.cost is not None:
+        seconds = duration(plan.cost.seconds)
+        ground.append(
+            card(
+                "Cost of finding out", f"{estimate(plan.cost.plain_steps)} steps", f"plain steps of training; {seconds}"
+            )
+        )
+    return join([cards(*answer), cards(*ground)])
+
+
+def plan_parts(
+    plan: PlanRecord, verification: VerificationRecord | None, name: str, title: str
+) -> list[tuple[str, str, Html]]:
+    """Why, the figures, how sure, what it cost, and the verification: anchor, heading and content of each.
+
+    Args:
+        plan: The plan.
+        verification: The sweep around it, if there was one.
+        name: Begins the anchors, so that several plans fit one page.
+        title: Ends the headings where there are several plans, else empty.
+    """
+    drawn = [
+        prediction_figure(plan),
+        step_time_figure(plan),
+        pilot_noise_figure(plan),
+        calibration_figure(plan),
+    ]
+    figures = [figure(item, f"{name}-{item.name}") for item in drawn if item is not None]
+    reasons = [part for key, text in plan.reasons.items() for part in (tag("dt", human(key)), tag("dd", text))]
+    contents: dict[str, Sequence[Html]] = {
+        "Why": [tag("dl", *reasons)] if reasons else [],
+        "Evidence": [tag("div", *figures, class_="figures")] if figures else [],
+        "How sure": _sure(plan),
+        "What it cost": _cost(plan),
+    }
+    parts = [
+        (anchor, words, section(anchor, words + title, *content))
+        for words, content in contents.items()
+        if (anchor := f"{name}-{words.split()[-1].lower()}")
+    ]
+    if verification is not None:
+        anchor = f"{name}-verification"
+        parts.append((anchor, "Verification", verification_section(verification, anchor, title)))
+    return parts
+
+
+def verification_section(found: VerificationRecord, name: str, title: str) -> Html:
+    """The regret of the plan, and every setting that was tried beside it."""
+    drawn = verification_figure(found)
+    items = []
+    for measure, regret, best in (
+        ("time", found.regret_seconds, found.best_seconds),
+        ("examples", found.regret_examples, found.best_examples),
+    ):
+        if regret is not None:
+            items.append(
+                card(f"Regret in {measure}", f"{_value(regret, ratio)} ×", _detail(regret, ratio, _best(best)), regret)
+            )
+    num_reached = sum(trial.reached for trial in found.trials)
+    told = f"{num_reached} of {plural(len(found.trials), 'trial')} around the plan reached the target"
+    meaning = (
+        "; regret is what the plan took over what the best setting found took, so 1 is the best." if items else "."
+    )
+    return section(
+        name,
+        f"Verification{title}",
+        tag("p", told + meaning) if found.trials else "",
+        cards(*items),
+        tag("div", figure(drawn, f"{name}-{drawn.name}"), class_="figures") if drawn else "",
+        bullets(found.notes),
+    )
+
+
+def _sure(plan: PlanRecord) -> list[Html]:
+    """Sentences about what would change if a measurement were wrong, then the intervals."""
+    evidence, curve = plan.evidence, usable_curve(plan)
+    lines: list[str] = []
+    if curve:
+        first, last = flat_part(curve)
+        lines.append(
+            f"Any batch size from {count(first)} to {count(last)} is predicted to be within "
+            f"{percent(TOLERANCE - 1)} of the shortest time."
+        )
+        chosen = nearest(curve, float(plan.batch_size))
+        worst = f"; at the far end of its interval {ratio(chosen.time.high)} ×" if chosen.time.high < math.inf else ""
+        lines.append(
+            f"The plan is predicted to take {ratio(chosen.time.value)} × the shortest time{worst}, and "
+            f"{ratio(chosen.examples)} × the examples of the small-batch limit."
+        )
+    if evidence.kappa is not None:
+        source = f" ({evidence.kappa_source})" if evidence.kappa_source else ""
+        lines.append(
+            f"The critical batch size is taken as κ = {with_span(evidence.kappa)} times the noise scale{source}."
+        )
+    open_ended = sum(math.isinf(point.noise_scale.high) for point in evidence.noise)
+    if open_ended:
+        lines.append(
+            f"At {open_ended} of {plural(len(evidence.noise), 'point')} of the pilot the gradient was not resolved from its "
+            "noise, so only a lower bound of the noise scale is known there."
+        )
+    knee = knee_batch_size(plan)
+    if knee is not None:
+        lines.append(
+            f"Overhead weighs as much as {estimate(knee)} examples, so smaller batches cost nearly the same a step."
+        )
+    known: dict[str, Interval | None] = {
+        **plan.intervals,
+        "kappa": evidence.kappa,
+        "overhead_s": evidence.overhead_s,
+        "per_example_s": evidence.per_example_s,
+    }
+    rows = [
+        [_quantity(key), *_interval_cells(key, interval), EXPLANATIONS.get(key, "")]
+        for key, interval in known.items()
+        if interval is not None
+    ]
+    parts = [bullets(lines)]
+    if rows:
+        head = ["", "value", "interval", "level", "what it is"]
+        parts.append(table("Intervals of what was measured and decided", head, rows, texts=(4,)))
+    return parts
+
+
+def _cost(plan: PlanRecord) -> list[Html]:
+    if plan.cost is None:
+        return []
+    cost = plan.cost
+    told = (
+        f"Finding this out took {estimate(cost.plain_steps)} plain steps: {count(cost.num_examples)} examples and "
+        f"{duration(cost.seconds)}. A plain step is one optimizer step at the task's default batch size"
+    )
+    base = f" of {count(plan.base_batch_size)}." if plan.base_batch_size is not None else "."
+    total = max(cost.parts.values(), default=0.0)
+    bars = [
+        part
+        for name, steps in cost.parts.items()
+        for part in (
+            tag("span", human(name)),
+            tag("div", style=f"width:{_share(steps, total):.1f}%", aria_hidden="true"),
+            tag("span", estimate(steps)),
+        )
+    ]
+    return [tag("p", told + base), tag("div", *bars, class_="bars") if bars else Html("")]
+
+
+def _share(value: float, total: float) -> float:
+    return 100 * value / total if 0 < total < math.inf and value >= 0 else 0.0
+
+
+def _quantity(key: str) -> str:
+    return {"overhead_s": "Overhead a step (a)", "per_example_s": "Time an example (b)"}.get(key, human(key))
+
+
+def _interval_cells(key: str, interval: Interval) -> Sequence[str]:
+    if key.endswith("_s"):
+        value, _, ends = seconds_with_span(interval).partition(" (")
+        return value, ends.removesuffix(")"), percent(interval.level)
+    write: Format = count if key in ("batch_size", "micro_batch_size") else estimate
+    return _value(interval, write), span(interval, write), percent(interval.level)
+
+
+def _value(interval: Interval, write: Format = estimate) -> str:
+    """The value, or its lower bound where it is not bounded."""
+    if not math.isinf(interval.value):
+        return write(interval.value)
+    return f"> {write(interval.low)}" if interval.low > 0 else "unknown"
+
+
+def _detail(interval: Interval | None, write: Format, after: str) -> str:
+    ends = [f"{percent(interval.level)} interval {span(interval, write)}"] if interval is not None else []
+    return "; ".join([*ends, *([after] if after else [])])
+
+
+def _base(value: float | None, write: Format) -> str:
+    return f"default {write(value)}" if value is not None else ""
+
+
+def _best(best: Setting | None) -> str:
+    return f"best found: batch size {count(best.batch_size)}, lr {estimate(best.lr)}" if best is not None else ""
+
+
+def _behind(interval: Interval | None, write: Format) -> str:
+    return f" ({span(interval, write)})" if interval is not None and span(interval, write) != "unknown" else ""

@@ -1,0 +1,231 @@
+"""One run as its records tell it: where it started, its evaluations, noise scales and decisions, and how it ended."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from batchwright.core.checks import check_number
+from batchwright.core.errors import RecordError
+from batchwright.core.records import Records, read_records
+from batchwright.core.serialization import from_plain
+from batchwright.core.statistics import Interval
+
+MAX_POINTS = 400  # of each kind; more cannot be told apart in a figure
+
+LARGEST = 1e100
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TargetRecord:
+    """What the run trained to: ``metric`` is ``above`` or ``below`` (``direction``) ``value``."""
+
+    value: float
+    metric: str = "loss"
+    direction: str = "below"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToTargetRecord:
+    """Steps, training examples and seconds of training steps that the target took."""
+
+    steps: float
+    examples: float
+    seconds: float
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "examples", "seconds"):
+            check_number(name, getattr(self, name), at_least=0.0, at_most=LARGEST)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationPoint:
+    """Loss and metrics of one evaluation, with their standard errors over the evaluation set."""
+
+    num_examples: float
+    train_s: float
+    values: Mapping[str, float]
+    standard_errors: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoiseRecord:
+    """Noise scale, in examples, at one point of the run."""
+
+    num_examples: float
+    noise_scale: Interval
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecisionRecord:
+    """A change of batch size and its reason."""
+
+    num_examples: float
+    previous: float
+    batch_size: float
+    lr: float
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecords:
+    """A run.
+
+    Attributes:
+        folder: Relative to the folder that was reported.
+        task: Name of the task.
+        label: Runs with one label are repeats of one another, apart from their seed.
+        seed: Of the run.
+        batch_size: Examples in the first step.
+        micro_batch_size: Examples in one forward pass.
+        last_batch_size: Examples in the last step.
+        lr: Learning rate at ``batch_size``.
+        policy: Name of the controller.
+        target: What it trained to; None if it had no target.
+        num_steps: Optimizer steps done.
+        num_examples: Training examples seen.
+        train_s: Seconds of training steps.
+        reason: ``target``, ``limit``, ``interrupted``, ``failed``, or ``no end`` where the end was never written.
+        message: What went wrong in a failed run.
+        to_target: What the target took; None if it was not reached.
+        evaluations: At most `MAX_POINTS`, the first and last among them; so are ``noise`` and ``decisions``.
+        noise: Noise scale along the run.
+        decisions: Changes of batch size.
+        environment: What it was made on.
+        num_torn: Lines that a kill left unfinished.
+    """
+
+    folder: str
+    task: str
+    label: str
+    seed: int
+    batch_size: float
+    micro_batch_size: float
+    last_batch_size: float
+    lr: float
+    policy: str
+    target: TargetRecord | None
+    num_steps: int
+    num_examples: float
+    train_s: float
+    reason: str
+    message: str
+    to_target: ToTargetRecord | None
+    evaluations: tuple[EvaluationPoint, ...]
+    noise: tuple[NoiseRecord, ...]
+    decisions: tuple[DecisionRecord, ...]
+    environment: Mapping[str, Any]
+    num_torn: int = 0
+
+    @property
+    def metric(self) -> str:
+        """The metric that tells how good the run is: its target's, else the first that is not the loss, else the loss."""
+        if self.target is not None:
+            return self.target.metric
+        names = self.evaluations[-1].values if self.evaluations else {}
+        return next((name for name in names if name != "loss"), "loss")
+
+
+def read_run(folder: Path, name: str) -> RunRecords:
+    """Read the run in ``folder`` and call it ``name``.
+
+    Raises:
+        RecordError: If its records are missing or damaged.
+    """
+    records = read_records(folder)
+    try:
+        return _run(records, name)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise RecordError(f"{folder} must hold the records of a run, got {type(error).__name__}: {error}") from error
+
+
+def thin(items: Sequence[Item], at_most: int = MAX_POINTS) -> tuple[Item, ...]:
+    """Evenly chosen items, the first and the last among them."""
+    if len(items) <= at_most:
+        return tuple(items)
+    gap = (len(items) - 1) / (at_most - 1)
+    return tuple(items[round(i * gap)] for i in range(at_most))
+
+
+def _run(records: Records, name: str) -> RunRecords:
+    starts, ends = records.of_kind("start"), records.of_kind("end")
+    if not starts:
+        raise RecordError("no start record")
+    start, end = starts[0], ends[-1] if ends else {}
+    optimizer = start.get("optimizer") or {}
+    last = {
+        field: next((float(line[field]) for line in reversed(records.lines) if field in line), 0.0)
+        for field in ("step", "num_examples", "train_s")
+    }
+    steps, decisions = records.of_kind("step"), records.of_kind("decision")
+    batch_size = _size(start["batch_size"])
+    latest = max(steps[-1:] + decisions[-1:], key=lambda line: float(line["step"]), default=start)
+    return RunRecords(
+        folder=name,
+        task=str(start["task"]),
+        label=str(start["label"]),
+        seed=int(start["seed"]),
+        batch_size=batch_size,
+        micro_batch_size=_size(start.get("micro_batch_size", batch_size)),
+        last_batch_size=_size(latest["batch_size"]),
+        lr=float(optimizer.get("lr", math.nan)),
+        policy=str(start.get("policy", "")),
+        target=from_plain(TargetRecord | None, start.get("target"), "target"),
+        num_steps=int(last["step"]),
+        num_examples=last["num_examples"],
+        train_s=last["train_s"],
+        reason=str(end.get("reason", "no end")),
+        message=str(end.get("message") or ""),
+        to_target=from_plain(ToTargetRecord | None, end.get("to_target"), "to_target"),
+        evaluations=tuple(_evaluation(line) for line in thin(records.of_kind("evaluation"))),
+        noise=tuple(_noise(line) for line in thin(records.of_kind("noise"))),
+        decisions=tuple(_decision(line) for line in thin(decisions)),
+        environment=dict(start.get("environment") or {}),
+        num_torn=records.num_torn,
+    )
+
+
+def _size(value: Any) -> float:
+    size = float(value)
+    if not 1 <= size < math.inf:
+        raise RecordError(f"a batch size must be at least 1, got {value!r}")
+    return size
+
+
+def _value(value: Any) -> float:
+    """A number whose square is still one: what is larger is a run that diverged, so infinite."""
+    found = float(value)
+    return math.copysign(math.inf, found) if abs(found) > LARGEST else found
+
+
+def _evaluation(line: Mapping[str, Any]) -> EvaluationPoint:
+    return EvaluationPoint(
+        num_examples=float(line["num_examples"]),
+        train_s=float(line["train_s"]),
+        values={str(key): _value(value) for key, value in line["values"].items()},
+        standard_errors={str(key): _value(value) for key, value in (line.get("standard_errors") or {}).items()},
+    )
+
+
+def _noise(line: Mapping[str, Any]) -> NoiseRecord:
+    ends = line["noise_scale"]  # read by hand: there can be a million of them, for which `from_plain` takes minutes
+    interval = Interval(
+        value=float(ends["value"]),
+        low=float(ends["low"]),
+        high=float(ends["high"]),
+        level=float(ends.get("level", 0.95)),
+    )
+    return NoiseRecord(num_examples=float(line["num_examples"]), noise_scale=interval)
+
+
+def _decision(line: Mapping[str, Any]) -> DecisionRecord:
+    return DecisionRecord(
+        num_examples=float(line["num_examples"]),
+        previous=_size(line["previous"]),
+        batch_size=_size(line["batch_size"]),
+        lr=float(line["lr"]),
+        reason=str(line["reason"]),
+    )

@@ -1,0 +1,453 @@
+"""The training loop: micro-batches and accumulation that keep the global batch exactly, a controller, records, checkpoints.
+
+A run killed at any instant goes on from its last checkpoint bit by bit (on a CPU, with the same number of threads).
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from batchwright.adapt import Controller, Measured
+from batchwright.core.batches import to_device
+from batchwright.core.environment import environment, resolve_device
+from batchwright.core.errors import CheckpointError, InputError, NonFiniteLossError
+from batchwright.core.objectives import accumulate_gradient
+from batchwright.core.preserve import RandomState
+from batchwright.core.records import RECORDS_NAME, RecordWriter, read_records
+from batchwright.core.serialization import from_plain, to_plain
+from batchwright.core.vectors import trainable
+from batchwright.data.access import fetch
+from batchwright.data.samplers import EpochSampler, SamplerState
+from batchwright.measure.running_noise import MicroBatchNorms, RunningNoiseScale
+from batchwright.planning.laws import scale_lr
+from batchwright.planning.plan import Plan
+from batchwright.tasks.evaluation import Evaluation, evaluate
+from batchwright.tasks.task import Task
+from batchwright.training.checkpoint import Checkpoint, clean_up, load_newest, save_checkpoint, seed_everything
+from batchwright.training.interrupt import Interrupt
+from batchwright.training.run import Instant, Run, ToTarget, crossing
+from batchwright.training.settings import TrainSettings, make_settings
+
+# Records of steps and evaluations thin out as the run goes on: the next comes after this part of what is done so far.
+STEP_SPACING = 0.02
+EVALUATION_SPACING = 0.05
+# No first record is longer, in bytes.
+MAX_FIRST_LINE = 2**20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """What a progress bar shows after a step."""
+
+    step: int
+    num_examples: int
+    max_examples: int
+    batch_size: int
+    loss: float
+
+
+def train(
+    task: Task,
+    plan: Plan | None = None,
+    *,
+    out: str | Path,
+    policy: Controller | None = None,
+    batch_size: int | None = None,
+    micro_batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    label: str | None = None,
+    max_examples: int | None = None,
+    checkpoint_every: int = 200,
+    noise_every: int = 4,
+    stop_at_target: bool = True,
+    resume: bool = False,
+    device: str = "auto",
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Run:
+    """Train a task, with a plan, a fixed batch size or a controller, and write its records to a folder.
+
+    Args:
+        task: The training job.
+        plan: Where batch size, micro-batch size, lr and momentum come from; the task's defaults where left out.
+        out: Folder of the run; new, unless ``resume`` is set.
+        policy: Batch-size controller; fixed where left out.
+        batch_size: Examples in an optimizer step; comes before the plan's.
+        micro_batch_size: Most examples in one forward pass; the gradient is that of the whole batch for any size.
+        lr: Learning rate at ``batch_size``; comes before the plan's.
+        seed: Of the model, the data order and every random number of the run.
+        label: Groups repeats in reports; made from the policy or plan where left out.
+        max_examples: The run ends after these; the task's limit where left out.
+        checkpoint_every: Optimizer steps between two checkpoints.
+        noise_every: Optimizer steps between two noise measurements of a controller that needs them.
+        stop_at_target: Whether reaching the task's target ends the run.
+        resume: Go on with the run in ``out``, with the settings it was started with; the other arguments are not used.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        on_progress: Called after each step.
+
+    Returns:
+        The run; its ``reason`` is ``interrupted`` after Ctrl-C, and then it can be resumed.
+
+    Raises:
+        InputError: If the settings are wrong, ``out`` holds a run already, or there is nothing to resume.
+        NonFiniteLossError: If a training loss is not finite.
+        OutputError: If ``out`` cannot be written.
+        CheckpointError: If no checkpoint can be read.
+    """
+    folder = Path(out)
+    where = resolve_device(device)
+    if resume:
+        settings = recorded_settings(folder, task)
+    else:
+        settings = make_settings(
+            task,
+            plan,
+            policy=policy,
+            batch_size=batch_size,
+            micro_batch_size=micro_batch_size,
+            lr=lr,
+            seed=seed,
+            label=label,
+            max_examples=max_examples,
+            checkpoint_every=checkpoint_every,
+            noise_every=noise_every,
+            stop_at_target=stop_at_target,
+        )
+        if holds_run(folder):
+            raise InputError(f"--out must be a folder without a run, got {folder}; choose another or give --resume")
+    with RecordWriter(folder) as records, Interrupt() as interrupt:
+        loop = _Loop(task, settings, where, folder, records)
+        loop.start(resume)
+        try:
+            while not loop.finished:
+                if interrupt.asked:
+                    return loop.stop("interrupted")
+                loop.step()
+                if on_progress is not None:
+                    on_progress(loop.progress())
+            return loop.stop(loop.finished)
+        except Exception as error:
+            loop.fail(error)
+            raise
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run was started in ``folder``; one killed before its first record was whole has left nothing to keep."""
+    path = folder / RECORDS_NAME
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        return file.readline(MAX_FIRST_LINE).endswith(b"\n")
+
+
+def recorded_settings(folder: Path, task: Task) -> TrainSettings:
+    """The settings of the run in ``folder``.
+
+    Raises:
+        InputError: If the folder holds no run, or one of another task.
+    """
+    if not holds_run(folder):
+        raise InputError(f"--resume needs a folder that holds a run, got {folder}; start without --resume")
+    starts = read_records(folder).of_kind("start")
+    if not starts:
+        raise CheckpointError(f"{folder} holds records without a start; start anew in another folder")
+    settings: TrainSettings = from_plain(TrainSettings, starts[0]["settings"], "settings")
+    if settings.task != task.name:
+        raise InputError(f"--resume needs the task of the run, {settings.task!r}, got {task.name!r}")
+    return settings
+
+
+@dataclass(kw_only=True)
+class _State:
+    """What changes from step to step and goes into a checkpoint."""
+
+    step: int = 0
+    num_examples: int = 0
+    train_s: float = 0.0
+    batch_size: int
+    controller: dict[str, Any]
+    noise: RunningNoiseScale = field(default_factory=RunningNoiseScale)
+    losses: list[float] = field(default_factory=list)
+    next_step_record: int = 1
+    next_noise_record: int = 1
+    next_evaluation: int = 0
+    last_checkpoint: int = -1
+    before: Instant | None = None
+    evaluation: Evaluation | None = None
+    to_target: ToTarget | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        return {
+            **to_plain({name: getattr(self, name) for name in self.__dataclass_fields__}),
+            "noise": self.noise.to_state(),
+        }
+
+    @classmethod
+    def from_plain(cls, value: dict[str, Any]) -> "_State":
+        return cls(
+            **{
+                **value,
+                "noise": RunningNoiseScale.from_state(value["noise"]),
+                "before": from_plain(Instant | None, value["before"], "before"),
+                "evaluation": from_plain(Evaluation | None, value["evaluation"], "evaluation"),
+                "to_target": from_plain(ToTarget | None, value["to_target"], "to_target"),
+            }
+        )
+
+
+class _Loop:
+    def __init__(
+        self, task: Task, settings: TrainSettings, device: torch.device, folder: Path, records: RecordWriter
+    ) -> None:
+        self.task, self.settings, self.device, self.folder, self.records = task, settings, device, folder, records
+        self.controller = settings.controller()
+        seed_everything(settings.seed)
+        self.model = task.make_model(settings.seed, device)
+        self.parameters = trainable(self.model)
+        self.optimizer = settings.optimizer.build(self.parameters)
+        self.sampler = EpochSampler(task.num_train, settings.seed)
+        self.state = _State(
+            batch_size=settings.batch_size, controller=self.controller.init(batch_size=settings.batch_size)
+        )
+        self.pending: list[Tensor] = []
+        self.notes: list[str] = []
+
+    def start(self, resume: bool) -> None:
+        found = load_newest(self.folder) if resume else None
+        if found is None:
+            # Without a checkpoint a resumed run begins again: that is bit by bit the same run.
+            if resume:
+                self.records.write("resume", step=-1, num_examples=0)
+            target = asdict(self.task.target) if self.task.target else None
+            self.records.write(
+                "start",
+                task=self.task.name,
+                label=self.settings.label,
+                seed=self.settings.seed,
+                batch_size=self.settings.batch_size,
+                micro_batch_size=self.settings.micro_batch_size,
+                optimizer=self.settings.optimizer,
+                policy=self.settings.policy,
+                target=target,
+                num_train=self.task.num_train,
+                settings=self.settings,
+                environment=environment(self.device),
+            )
+            self._evaluate()
+            self._checkpoint()
+            return
+        checkpoint, damaged = found
+        self.notes += [f"passed over a damaged checkpoint: {line}" for line in damaged]
+        clean_up(self.folder)
+        self.model.load_state_dict(checkpoint.model)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.state = _State.from_plain(checkpoint.progress["state"])
+        self.sampler.restore(from_plain(SamplerState, checkpoint.progress["sampler"], "sampler"))
+        self.records.write("resume", step=self.state.step, num_examples=self.state.num_examples, notes=self.notes)
+        checkpoint.random_state.restore()
+
+    @property
+    def finished(self) -> str:
+        if self.state.to_target is not None and self.settings.stop_at_target:
+            return "target"
+        return "limit" if self.state.num_examples >= self.settings.max_examples else ""
+
+    def step(self) -> None:
+        state, start = self.state, time.perf_counter()
+        batch = to_device(fetch(self.task.train, self.sampler.take(state.batch_size)), self.device)
+        measures_noise = self.controller.needs_noise_scale and (state.step + 1) % self.settings.noise_every == 0
+        micro_batch_size = min(self.settings.micro_batch_size, state.batch_size)
+        norms = None
+        if measures_noise and state.batch_size > 1:
+            norms = MicroBatchNorms(self.parameters)
+            micro_batch_size = min(micro_batch_size, math.ceil(state.batch_size / 2))
+        self.optimizer.zero_grad(set_to_none=True)
+        mean = accumulate_gradient(
+            self.model,
+            self.task.loss,
+            batch,
+            micro_batch_size=micro_batch_size,
+            after_micro_batch=norms.after_micro_batch if norms else None,
+        )
+        self.optimizer.step()
+        self.pending.append(mean)
+        state.step += 1
+        state.num_examples += state.batch_size
+        if self.device.type == "cpu" or state.step >= state.next_step_record:
+            self._read_losses()
+        noise = norms.step_noise() if norms else None
+        state.train_s += time.perf_counter() - start
+
+        if state.step >= state.next_step_record:
+            self._record_step()
+        if noise is not None:
+            state.noise = state.noise.update(noise)
+        self._control(measured_noise=noise is not None)
+        if state.num_examples >= state.next_evaluation or state.num_examples >= self.settings.max_examples:
+            self._evaluate()
+        if state.step - state.last_checkpoint >= self.settings.checkpoint_every:
+            self._checkpoint()
+
+    def _read_losses(self) -> None:
+        """Take the losses off the device; on a GPU only now and then, so that steps do not wait for it."""
+        first = self.state.step - len(self.pending) + 1
+        for number, value in enumerate(self.pending):
+            loss = float(value)
+            if not math.isfinite(loss):
+                raise NonFiniteLossError(
+                    f"loss must stay finite, got {loss} at step {first + number} with lr "
+                    f"{self.optimizer.param_groups[0]['lr']:g} and batch size {self.state.batch_size}; lower the lr or mend the "
+                    f"loss (last good checkpoint: step {max(self.state.last_checkpoint, 0)})"
+                )
+            self.state.losses.append(loss)
+        self.pending.clear()
+
+    def _record_step(self) -> None:
+        state = self.state
+        self.records.write(
+            "step",
+            step=state.step,
+            num_examples=state.num_examples,
+            batch_size=state.batch_size,
+            lr=self.optimizer.param_groups[0]["lr"],
+            loss=sum(state.losses) / len(state.losses),
+            train_s=state.train_s,
+        )
+        state.losses.clear()
+        state.next_step_record = state.step + max(1, int(STEP_SPACING * state.step))
+
+    def _control(self, *, measured_noise: bool) -> None:
+        state = self.state
+        interval = state.noise.interval() if self.controller.needs_noise_scale else None
+        if measured_noise and interval is not None and state.step >= state.next_noise_record:
+            state.next_noise_record = state.step + max(1, int(STEP_SPACING * state.step))
+            self.records.write(
+                "noise",
+                step=state.step,
+                num_examples=state.num_examples,
+                noise_scale=interval,
+                trace=state.noise.trace,
+                grad_sq_norm=state.noise.grad_sq_norm,
+            )
+        measured = Measured(
+            step=state.step, num_examples=state.num_examples, batch_size=state.batch_size, noise_scale=interval
+        )
+        state.controller, decision = self.controller.update(state.controller, measured)
+        batch_size = min(decision.batch_size, self.task.num_train)
+        if batch_size == state.batch_size:
+            return
+        lr = scale_lr(
+            self.settings.optimizer.name,
+            self.settings.optimizer.lr,
+            base_batch_size=self.settings.batch_size,
+            batch_size=batch_size,
+            critical_batch_size=interval.value if interval is not None else math.inf,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.records.write(
+            "decision",
+            step=state.step,
+            num_examples=state.num_examples,
+            previous=state.batch_size,
+            batch_size=batch_size,
+            lr=lr,
+            reason=decision.reason,
+        )
+        state.batch_size = batch_size
+
+    def _evaluate(self) -> None:
+        state = self.state
+        self._read_losses()
+        state.evaluation = evaluate(self.task, self.model)
+        target = self.task.target
+        if target is not None:
+            now = Instant(
+                step=state.step,
+                num_examples=state.num_examples,
+                train_s=state.train_s,
+                value=state.evaluation.values[target.metric],
+            )
+            state.to_target = state.to_target or crossing(target, state.before, now)
+            state.before = now
+        self.records.write(
+            "evaluation",
+            step=state.step,
+            num_examples=state.num_examples,
+            train_s=state.train_s,
+            values=state.evaluation.values,
+            standard_errors=state.evaluation.standard_errors,
+        )
+        gap = max(EVALUATION_SPACING * state.num_examples, min(state.evaluation.num_examples, self.task.num_train) / 4)
+        state.next_evaluation = state.num_examples + max(1, math.ceil(gap))
+
+    def _checkpoint(self) -> None:
+        if self.state.last_checkpoint == self.state.step:
+            return
+        self._read_losses()
+        self.state.last_checkpoint = self.state.step
+        self.records.write("checkpoint", step=self.state.step, num_examples=self.state.num_examples)
+        self.records.sync()
+        save_checkpoint(
+            self.folder,
+            self.state.step,
+            Checkpoint(
+                model=self.model.state_dict(),
+                optimizer=self.optimizer.state_dict(),
+                random_state=RandomState.capture(),
+                progress={"state": self.state.to_plain(), "sampler": to_plain(self.sampler.state)},
+            ),
+        )
+
+    def progress(self) -> Progress:
+        losses = self.state.losses
+        return Progress(
+            step=self.state.step,
+            num_examples=self.state.num_examples,
+            max_examples=self.settings.max_examples,
+            batch_size=self.state.batch_size,
+            loss=losses[-1] if losses else math.nan,
+        )
+
+    def stop(self, reason: str) -> Run:
+        self._checkpoint()
+        self._end(reason, "")
+        state = self.state
+        return Run(
+            folder=self.folder,
+            model=self.model,
+            label=self.settings.label,
+            seed=self.settings.seed,
+            reason=reason,
+            num_steps=state.step,
+            num_examples=state.num_examples,
+            train_s=state.train_s,
+            batch_size=state.batch_size,
+            to_target=state.to_target,
+            evaluation=state.evaluation,
+            notes=tuple(self.notes),
+        )
+
+    def fail(self, error: Exception) -> None:
+        try:
+            self._end("failed", str(error))
+        except OSError:
+            return  # the disk is what failed: the error on its way says so
+
+    def _end(self, reason: str, message: str) -> None:
+        state = self.state
+        self.records.write(
+            "end",
+            step=state.step,
+            num_examples=state.num_examples,
+            train_s=state.train_s,
+            reason=reason,
+            message=message,
+            to_target=state.to_target,
+        )

@@ -1,0 +1,116 @@
+"""Everything that decides how a run goes, in one value that is written into its records and its checkpoints."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from batchwright.adapt import REGISTRY, Controller, Fixed
+from batchwright.core.checks import check_choice, check_int
+from batchwright.core.errors import InputError
+from batchwright.planning.plan import Plan
+from batchwright.tasks.task import OptimizerSpec, Task
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainSettings:
+    """Settings of a run.
+
+    Attributes:
+        task: Name of the task.
+        label: Runs with one label are repeats of one another, apart from their seed.
+        seed: Of the model, the data order and every random number of the run.
+        batch_size: Examples in the first optimizer step.
+        micro_batch_size: Most examples in one forward pass.
+        optimizer: With its settings at ``batch_size``.
+        policy: Name of the controller.
+        policy_options: Its options.
+        max_examples: The run ends after these.
+        checkpoint_every: Optimizer steps between two checkpoints.
+        noise_every: Optimizer steps between two noise measurements, for controllers that follow the noise scale.
+        stop_at_target: Whether reaching the target ends the run.
+    """
+
+    task: str
+    label: str
+    seed: int
+    batch_size: int
+    micro_batch_size: int
+    optimizer: OptimizerSpec
+    policy: str
+    policy_options: Mapping[str, Any]
+    max_examples: int
+    checkpoint_every: int
+    noise_every: int
+    stop_at_target: bool
+
+    def __post_init__(self) -> None:
+        check_int("seed", self.seed, at_least=0)
+        check_int("batch_size", self.batch_size, at_least=1)
+        check_int("micro_batch_size", self.micro_batch_size, at_least=1)
+        check_int("max_examples", self.max_examples, at_least=1)
+        check_int("checkpoint_every", self.checkpoint_every, at_least=1)
+        check_int("noise_every", self.noise_every, at_least=1)
+        check_choice("policy", self.policy, REGISTRY)
+
+    def controller(self) -> Controller:
+        """The controller that the settings name."""
+        controller: Controller = REGISTRY[self.policy](**self.policy_options)
+        return controller
+
+    def differences(self, other: "TrainSettings") -> list[str]:
+        """One line for each setting that differs."""
+        mine, theirs = asdict(self), asdict(other)
+        return [f"{name}: {mine[name]!r} and {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+
+
+def make_settings(
+    task: Task,
+    plan: Plan | None = None,
+    *,
+    policy: Controller | None = None,
+    batch_size: int | None = None,
+    micro_batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    label: str | None = None,
+    max_examples: int | None = None,
+    checkpoint_every: int = 200,
+    noise_every: int = 4,
+    stop_at_target: bool = True,
+) -> TrainSettings:
+    """Settings from a plan, from explicit values, or from the task's defaults; the explicit ones come first.
+
+    Raises:
+        InputError: If the plan was made for another task, or the batch is larger than the data set.
+    """
+    if plan is not None and plan.task != task.name:
+        raise InputError(f"plan must be made for task {task.name!r}, got one for {plan.task!r}; plan anew")
+    size = batch_size or (plan.batch_size if plan else task.batch_size)
+    if size > task.num_train:
+        raise InputError(
+            f"batch_size must be at most the number of training examples, got {size} for {task.num_train}; "
+            f"use {task.num_train} or fewer"
+        )
+    spec = task.optimizer
+    if plan is not None:
+        spec = replace(spec, lr=plan.lr, momentum=plan.momentum, beta2=plan.beta2)
+    if lr is not None:
+        spec = replace(spec, lr=lr)
+    controller = policy or Fixed()
+    names = {kind: name for name, kind in REGISTRY.items()}
+    if type(controller) not in names:
+        raise InputError(f"policy must be one of {', '.join(sorted(REGISTRY))}, got {type(controller).__name__}")
+    return TrainSettings(
+        task=task.name,
+        label=label or (names[type(controller)] if policy else "plan" if plan else "default"),
+        seed=seed,
+        batch_size=size,
+        micro_batch_size=micro_batch_size or (plan.micro_batch_size if plan else size),
+        optimizer=spec,
+        policy=names[type(controller)],
+        policy_options=asdict(controller),  # type: ignore[call-overload]
+        max_examples=max_examples or task.example_limit,
+        checkpoint_every=checkpoint_every,
+        noise_every=noise_every,
+        stop_at_target=stop_at_target,
+    )
