@@ -92,17 +92,24 @@ def plain_step(model: nn.Module, x: Tensor, y: Tensor) -> Step:
     return step
 
 
-def our_step(model: nn.Module, x: Tensor, y: Tensor) -> Step:
+def our_step(model: nn.Module, x: Tensor, y: Tensor, parameters: list[nn.Parameter] | None = None) -> Step:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 
     def step() -> Tensor:
         optimizer.zero_grad()
-        with PerExampleNorms(model) as norms:
+        with PerExampleNorms(model, parameters=parameters) as norms:
             example_losses(model(x), y).mean().backward()
         optimizer.step()
         return norms.squared()
 
     return step
+
+
+def our_norm_layers_step(model: nn.Module, x: Tensor, y: Tensor) -> Step:
+    norm_layers = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    if not norm_layers:
+        raise NotImplementedError("the model has no norm layers")
+    return our_step(model, x, y, [parameter for module in norm_layers for parameter in module.parameters()])
 
 
 def our_function(model: nn.Module, x: Tensor, y: Tensor) -> Step:
@@ -146,7 +153,11 @@ def backpack_step(model: nn.Module, x: Tensor, y: Tensor) -> Step:
     return step
 
 
-METHODS = {"batchwright, in the step": our_step, "batchwright, function alone": our_function}
+METHODS = {
+    "batchwright, in the step": our_step,
+    "batchwright, norm layers alone": our_norm_layers_step,
+    "batchwright, function alone": our_function,
+}
 if find_spec("opacus"):
     METHODS["opacus ghost, in the step"] = opacus_step
 if find_spec("backpack"):
@@ -226,6 +237,7 @@ def main() -> None:
             except Exception as error:
                 print(f"  {method:36} fails: {type(error).__name__}: {str(error)[:90]}")
                 continue
+            partial = " (of the whole)" if build is our_norm_layers_step else ""
             error = float(((found - oracle).abs() / oracle).max())
             plain_ms, ratio = compare(plain, step, repeats)
             memory = peak_bytes(step) / plain_peak

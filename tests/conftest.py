@@ -1,14 +1,21 @@
 """Settings of the whole test run: one torch thread, and jaxtyping's shapes checked at every public call."""
 
 import os
+import random
 from pathlib import Path
 
 import pytest
 import torch
 from jaxtyping import install_import_hook
 
-import os as _os
-if not _os.environ.get("NOHOOK"): install_import_hook("batchwright", "beartype.beartype")
+# beartype looks at random items of containers and draws them from Python's global generator; tests compare that generator, so
+# it gets one of its own.
+kept, random.getrandbits = random.getrandbits, random.Random(0).getrandbits
+import beartype  # noqa: E402, F401
+
+random.getrandbits = kept
+
+install_import_hook("batchwright", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 torch.set_num_threads(1)
 
 

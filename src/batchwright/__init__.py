@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batchwright import adapt, measure
+    from batchwright import adapt, measure, planning
     from batchwright.planning.budget import Budget
     from batchwright.planning.plan import Plan
     from batchwright.planning.planner import plan

@@ -119,14 +119,12 @@ def test_a_large_seed_is_taken():
     assert sorted(EpochSampler(4, seed=2**62).take(4).tolist()) == [0, 1, 2, 3]
 
 
-@pytest.mark.xfail(strict=True, reason="torch.cat of nothing: take() does not check its argument")
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_a_batch_holds_at_least_one_example(batch_size):
     with pytest.raises(InputError, match=f"batch_size must be an integer of at least 1, got {batch_size}"):
         EpochSampler(5).take(batch_size)
 
 
-@pytest.mark.xfail(strict=True, reason="restore() does not check the position; take() then never ends")
 @pytest.mark.parametrize("position", [6, 100, -1])
 def test_a_state_of_a_larger_data_set_raises(position):
     with pytest.raises(InputError, match=f"position .*{position}"):

@@ -32,7 +32,7 @@ class Apply(nn.Module):
 
 
 def raw(*shape: int) -> nn.Parameter:
-    return nn.Parameter(1 + 0.3 * torch.randn(*shape))
+    return nn.Parameter(1 + 0.3 * torch.randn(shape))
 
 
 def convolutions() -> dict[str, Make]:

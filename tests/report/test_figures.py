@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from batchwright.core.records import write_json
+from batchwright.core.serialization import to_plain
 from batchwright.report import Collected, collect
 from batchwright.report.figures import (
     Figure,
@@ -87,8 +88,6 @@ def test_piecewise_step_time_is_drawn_beside_the_line_it_leaves(plan: PlanRecord
 
 def write_and_read(value: dict[str, Any]) -> dict[str, Any]:
     """Infinities as the strings that are on disk."""
-    from batchwright.core.serialization import to_plain
-
     plain: dict[str, Any] = to_plain(value)
     return plain
 

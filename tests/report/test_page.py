@@ -237,6 +237,16 @@ def test_one_run_makes_a_page(tmp_path: Path, run_writer: Writer):
     assert "digits-cnn: one run of plan (seed 0) reached its target after 31,000 examples" in text
 
 
+def test_runs_alone_name_the_cheapest_label_only_where_its_interval_says_so(tmp_path: Path, run_writer: Writer):
+    for seed in range(3):
+        run_writer(tmp_path / f"a{seed}", label="small", seed=seed, to_target=20000.0 + 100 * seed)
+        run_writer(tmp_path / f"b{seed}", label="large", seed=seed, to_target=40000.0 + 100 * seed)
+    assert "fewest examples to target: small, 20,100" in read(write_report(tmp_path)).text
+    for seed in range(3):
+        run_writer(tmp_path / f"c{seed}", label="other", seed=seed, to_target=20050.0 + 100 * seed)
+    assert "none of them clearly needs the fewest examples" in read(write_report(tmp_path)).text
+
+
 def test_run_that_has_just_begun_makes_a_page(tmp_path: Path, run_writer: Writer):
     path = run_writer(tmp_path, reason="") / "records.jsonl"
     path.write_text(path.read_text().splitlines(keepends=True)[0])
@@ -322,7 +332,7 @@ def test_impossible_numbers_do_not_stop_the_page(
 
 def test_thousand_runs_stay_usable(tmp_path: Path, run_writer: Writer):
     for label in range(25):
-        first = run_writer(tmp_path / f"{label}-0", label=f"batch-{label}", num_records=100, adaptive=label % 2 == 0)
+        first = run_writer(tmp_path / f"{label}-0", label=f"batch-{label}", num_records=60, adaptive=label % 2 == 0)
         text = (first / "records.jsonl").read_text()
         for seed in range(1, 40):
             (tmp_path / f"{label}-{seed}").mkdir()

@@ -101,7 +101,7 @@ def test_the_default_settings_reach_the_target(name, max_steps):
     task = offline(name)
     found = steps_to_target(task, max_steps)
     assert found is not None
-    assert found > 50  # fewer would leave no room for a larger batch
+    assert found >= 40  # fewer would leave no room for a larger batch
     assert max_steps * task.batch_size <= task.example_limit / 3
 
 

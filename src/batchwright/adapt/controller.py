@@ -1,7 +1,7 @@
 """The interface of batch-size controllers: values in, values out; ``state, decision = controller.update(state, measured)``."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from batchwright.core.statistics import Interval
 
@@ -38,6 +38,7 @@ class Decision:
     reason: str
 
 
+@runtime_checkable
 class Controller(Protocol):
     """A frozen dataclass of options; what it remembers is in a state that JSON can hold."""
 

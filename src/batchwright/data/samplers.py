@@ -39,6 +39,7 @@ class EpochSampler:
         Raises:
             InputError: If the batch is larger than the data set, so that an example would count twice in it.
         """
+        check_int("batch_size", batch_size, at_least=1)
         if batch_size > self._num_examples:
             raise InputError(
                 f"batch_size must be at most the number of training examples, got {batch_size} for "
@@ -61,7 +62,16 @@ class EpochSampler:
         return SamplerState(seed=self._seed, epoch=self._epoch, position=self._position)
 
     def restore(self, state: SamplerState) -> None:
-        """Go on from ``state`` exactly."""
+        """Go on from ``state`` exactly.
+
+        Raises:
+            InputError: If its position is not one of this data set.
+        """
+        if not 0 <= state.position < self._num_examples:
+            raise InputError(
+                f"position must lie in the data set, from 0 to {self._num_examples - 1}, got {state.position}; the state is of "
+                "another data set"
+            )
         self._seed, self._epoch, self._position = state.seed, state.epoch, state.position
         self._order = self._order_of(self._epoch)
 

@@ -246,6 +246,8 @@ def batches_to_resolve(grad_sq_norm: float, standard_error: float, num_batches: 
     The standard error is taken to fall as one over the root of the number of batches. A gradient that is smaller than a quarter
     of its error is counted as that quarter: it may need more.
     """
+    if math.isnan(grad_sq_norm) or math.isnan(standard_error):
+        return 1  # a gradient that is not a number is not settled by any number of batches
     quantile = student_quantile(level, max(dof, 1))
     signal = max(grad_sq_norm, standard_error / 4, 1e-300)
     factor = (2 * quantile * standard_error / signal) ** 2

@@ -35,6 +35,8 @@ def run_headline(runs: Sequence[RunRecords]) -> str:
     told = f"{plural(len(runs), 'run')} of {tasks[0]} under {plural(len(rows), 'label')}"
     if best is None or best.examples is None:
         return told
+    if not _clearly(best, rows, "examples"):
+        return f"{told}; none of them clearly needs the fewest examples to target"
     return f"{told}; fewest examples to target: {best.label}, {_plain(best.examples)}"
 
 
@@ -85,15 +87,14 @@ def _sentences(rows: Sequence[SummaryRow]) -> list[str]:
         if best is None:
             continue
         interval = getattr(best, measure)
-        others = [getattr(row, measure) for row in rows if row is not best and _complete(row)]
-        clear = all(interval.high < other.low for other in others)
+        clear = _clearly(best, rows, measure)
         against = (
-            "; its interval lies below that of every other label"
+            "its interval lies below that of every other label"
             if clear
-            else "; intervals of other labels overlap with it"
+            else "intervals of other labels overlap with it"
         )
         written = _plain(interval) if measure == "examples" else _plain_seconds(interval)
-        lines.append(f"{words}: {best.label}, {written}{against if others else ''}.")
+        lines.append(f"{words}: {best.label}, {written}; {against}.")
     short = [row for row in rows if row.num_not_reached]
     if short:
         told = ", ".join(f"{row.label} ({row.num_not_reached} of {row.num_runs})" for row in short[:8])
@@ -111,9 +112,15 @@ def _complete(row: SummaryRow) -> bool:
 
 
 def _cheapest(rows: Sequence[SummaryRow], measure: str) -> SummaryRow | None:
-    """The label with the smallest mean among those whose every run reached the target; None if there are not two labels."""
+    """The label with the smallest mean among those whose every run reached the target; None if these are not two."""
     complete = [row for row in rows if _complete(row)]
-    return min(complete, key=lambda row: getattr(row, measure).value) if complete and len(rows) > 1 else None
+    return min(complete, key=lambda row: getattr(row, measure).value) if len(complete) > 1 else None
+
+
+def _clearly(best: SummaryRow, rows: Sequence[SummaryRow], measure: str) -> bool:
+    """Whether the interval of the cheapest label lies below those of all others that reached the target every time."""
+    others = [getattr(row, measure) for row in rows if row is not best and _complete(row)]
+    return all(getattr(best, measure).high < other.low for other in others)
 
 
 def _summary_table(rows: Sequence[SummaryRow]) -> Html:

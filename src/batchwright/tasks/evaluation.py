@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from batchwright.core.batches import batch_length, to_device
 from batchwright.core.errors import TaskError
 from batchwright.core.objectives import example_losses
+from batchwright.core.vectors import trainable
 from batchwright.data.access import batches_of
 from batchwright.tasks.task import Task
 
@@ -38,7 +39,7 @@ def evaluate(task: Task, model: nn.Module) -> Evaluation:
     Raises:
         TaskError: If a metric is not one number an example.
     """
-    device = next(model.parameters()).device
+    device = trainable(model)[0].device
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     found: dict[str, list[Tensor]] = {"loss": [], **{name: [] for name in task.metrics}}
@@ -51,6 +52,10 @@ def evaluate(task: Task, model: nn.Module) -> Evaluation:
                 found["loss"].append(example_losses(model, task.loss, on_device).double())
                 for name, metric in task.metrics.items():
                     values = metric(model, on_device)
+                    if not isinstance(values, Tensor):
+                        raise TaskError(
+                            f"metric {name!r} must return a tensor of one value an example, got {type(values).__name__}"
+                        )
                     if values.shape != (batch_length(on_device),):
                         raise TaskError(
                             f"metric {name!r} must return one value an example, shape ({batch_length(on_device)},), "

@@ -62,12 +62,12 @@ def fashion_cnn(data_root: Path | None = None) -> Task:
     )
 
 
-def cifar_resnet(data_root: Path | None = None, *, depth: int = 20, norm: str = "batch") -> Task:
+def cifar_resnet(data_root: Path | None = None, *, depth: int = 8, norm: str = "batch") -> Task:
     """A residual network on the CIFAR-10 subset of 20,000 training images, without augmentation.
 
     Args:
         data_root: Folder of the data sets.
-        depth: Layers, ``6 n + 2``; 20 has 269,722 parameters, 8 has 75,290.
+        depth: Layers, ``6 n + 2``; 8 has 75,290 parameters, 20, as published, 269,722 and four times the cost.
         norm: ``batch`` as published, or ``group``, with which the gradient of each example is defined on its own.
 
     Raises:
@@ -85,9 +85,10 @@ def cifar_resnet(data_root: Path | None = None, *, depth: int = 20, norm: str = 
         loss=cross_entropy,
         train=TensorDataset(((pixels - mean) / std).contiguous(), torch.from_numpy(train_classes)),
         evaluation=TensorDataset(((test_pixels - mean) / std).contiguous(), torch.from_numpy(test_classes)),
-        # Best loss of depth 8 in 940 steps at lr 0.02, 0.05, 0.1: 1.39, 1.30, 1.47.
+        # Best loss of depth 8 in 940 steps at lr 0.02, 0.05, 0.1: 1.39, 1.30, 1.47. At 0.05 it meets the target in about 1,200
+        # steps; depth 20 was not trained that far.
         optimizer=OptimizerSpec(name="sgd", lr=0.05, momentum=0.9, weight_decay=1e-4),
-        target=Target(value=1.2),
+        target=Target(value=1.3),
         metrics={"accuracy": accuracy},
         max_examples=30 * len(pixels),
         evaluation_batch_size=500,

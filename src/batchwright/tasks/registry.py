@@ -32,7 +32,7 @@ class Entry:
 
 
 def _cifar_resnet(data_root: Path | None, variant: str | None) -> Task:
-    depth, _, norm = (variant or "20").partition("-")
+    depth, _, norm = (variant or "8").partition("-")
     return cifar_resnet(data_root, depth=int(depth), norm=norm or "batch")
 
 
@@ -45,7 +45,7 @@ _ENTRIES = (
     ),
     Entry(
         name="cifar-resnet",
-        description="ResNet-20 with batch normalization on 20,000 images of CIFAR-10",
+        description="ResNet-8 or -20 with batch normalization on 20,000 images of CIFAR-10",
         needs_data=True,
         make=_cifar_resnet,
         variants=("8", "8-group", "20", "20-group"),

@@ -11,6 +11,7 @@ from batchwright.core.batches import Batch
 from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.core.errors import TaskError
 from batchwright.core.objectives import Loss
+from batchwright.core.preserve import RandomState
 from batchwright.data.access import num_examples
 
 Metric = Callable[[nn.Module, Batch], Tensor]
@@ -143,6 +144,14 @@ class Task:
         check_int("evaluation_batch_size", self.evaluation_batch_size, at_least=1)
         if self.max_examples is not None:
             check_int("max_examples", self.max_examples, at_least=1)
+        for name, metric in self.metrics.items():
+            if name == "loss" or not callable(metric):
+                raise TaskError(
+                    f"metrics must hold functions metric(model, batch) -> (B,) under names other than 'loss', got {name!r}: "
+                    f"{type(metric).__name__}"
+                )
+        if not self.name:
+            raise TaskError("name must not be empty, got ''")
         if self.target is not None and self.target.metric != "loss" and self.target.metric not in self.metrics:
             known = ", ".join(["loss", *self.metrics])
             raise TaskError(f"target metric must be one of {known}, got {self.target.metric!r}; add it to metrics")
@@ -163,9 +172,12 @@ class Task:
         Raises:
             TaskError: If ``model()`` did not give a module.
         """
-        with torch.random.fork_rng(devices=[]):
+        random_state = RandomState.capture()
+        try:
             torch.manual_seed(seed)
             model = self.model()
+        finally:
+            random_state.restore()
         if not isinstance(model, nn.Module):
             raise TaskError(f"model() must return a torch.nn.Module, got {type(model).__name__}")
         return model.to(device).train()

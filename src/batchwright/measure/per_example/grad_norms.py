@@ -26,8 +26,8 @@ def per_example_grad_norms(
     """Norm of the gradient of each example's own loss over all trainable parameters; not divided by ``B``.
 
     Exact to rounding for linear, convolution, embedding and norm layers, multi-head attention, shared and raw parameters; what has
-    no rule, such as recurrent layers, is measured with `torch.func`, which is slower and exact too. Dropout in train mode draws one
-    mask for the batch; parameters without a rule are then measured under other masks.
+    no rule, such as recurrent layers, is measured with `torch.func`, which is slower and exact too. Dropout in train mode, and
+    other random numbers, are drawn once for the batch; parameters without a rule are then measured under other draws.
 
     Args:
         model: Model in the mode in which it is to be measured; BatchNorm layers must be in eval mode.
@@ -45,7 +45,8 @@ def per_example_grad_norms(
 
     Example:
         >>> model = nn.Linear(3, 1)
-        >>> per_example_grad_norms(model, lambda m, x: m(x).squeeze(1), torch.ones(2, 3)).tolist()
+        >>> norms = per_example_grad_norms(model, lambda m, x: m(x).squeeze(1), torch.ones(2, 3))
+        >>> norms.round(decimals=3).tolist()
         [2.0, 2.0]
     """
     sq_norms = per_example_sq_norms_by_layer(model, loss, batch, chunk_size=chunk_size)
@@ -76,11 +77,15 @@ def _measure(model: nn.Module, loss: Loss, batches: Iterable[Batch]) -> list[dic
     parts: list[dict[str, Tensor]] = []
     follow = True
     for batch in batches:
-        found, eps = _followed(model, loss, batch) if follow else ({}, 0.0)
-        if not parts and found:
-            with preserved(model):  # a check in eval mode, or one that updates a buffer, leaves the measurement alone
-                follow = _agrees(model, loss, batch, found, eps)
-            found = found if follow else {}
+        found: dict[str, Tensor] = {}
+        if follow:
+            start = _Start(model)
+            found, eps = _followed(model, loss, batch)
+            if found and not parts:
+                end = _Start(model)
+                follow = _agrees(model, loss, batch, found, eps, start)
+                end.go_back()
+                found = found if follow else {}
         rest = [name for name in names if name not in found]
         if rest:
             found.update(fallback_sq_norms(model, loss, batch, rest))
@@ -100,7 +105,7 @@ def _followed(model: nn.Module, loss: Loss, batch: Batch) -> tuple[dict[str, Ten
         return norms.squared_by_parameter(example_weight=1.0, followed_only=True), norms.coarsest_eps
 
 
-def _agrees(model: nn.Module, loss: Loss, batch: Batch, found: dict[str, Tensor], eps: float) -> bool:
+def _agrees(model: nn.Module, loss: Loss, batch: Batch, found: dict[str, Tensor], eps: float, start: "_Start") -> bool:
     """Whether the norms of one example are those of plain autograd, from two examples at the cost of a few ``1/B`` of a step.
 
     The rules take the examples to lie along certain axes; a model may have them elsewhere.
@@ -110,18 +115,17 @@ def _agrees(model: nn.Module, loss: Loss, batch: Batch, found: dict[str, Tensor]
     """
     if batch_length(batch) == 1:
         return True
-    small = slice_batch(batch, 0, 2)
     names = list(found)
-    before = RandomState.capture()
+    small = slice_batch(batch, 0, 2)
+    start.go_back()
     losses = example_losses(model, loss, small)
-    if _drew_numbers(before, RandomState.capture()):
-        # With dropout no two passes agree, so the model is checked without it, on the two examples alone.
-        model.eval()
+    is_random = start.random_numbers_were_drawn()
+    plain = plain_sq_norms(model, losses[1], names)
+    if is_random:  # the whole batch had other draws, so the two examples are followed again with these
+        start.go_back()
         found, eps = _followed(model, loss, small)
         if set(names) - found.keys():
             return False
-        losses = example_losses(model, loss, small)
-    plain = plain_sq_norms(model, losses[1], names)
     tolerance = 10 * eps**0.5
 
     def close(sq_norms: Tensor) -> bool:
@@ -130,12 +134,27 @@ def _agrees(model: nn.Module, loss: Loss, batch: Batch, found: dict[str, Tensor]
 
     if close(torch.stack([found[name][1] for name in names])):
         return True
-    alone = example_losses(model, loss, slice_batch(batch, 1, 2))[0]
-    if not close(plain_sq_norms(model, alone, names)):
-        raise mixed_examples_error("another gradient for one example beside others than alone")
+    if not is_random:
+        start.go_back()
+        alone = example_losses(model, loss, slice_batch(batch, 1, 2))[0]
+        if not close(plain_sq_norms(model, alone, names)):
+            raise mixed_examples_error("another gradient for one example beside others than alone")
     return False
 
 
-def _drew_numbers(before: RandomState, after: RandomState) -> bool:
-    states = zip((before.torch_cpu, *before.torch_cuda), (after.torch_cpu, *after.torch_cuda), strict=True)
-    return not all(torch.equal(then, now) for then, now in states)
+class _Start:
+    """A state to which random generators and buffers go back, so that a forward pass can be made again."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._random = RandomState.capture()
+        self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+
+    def go_back(self) -> None:
+        self._random.restore()
+        for buffer, value in self._buffers:
+            buffer.copy_(value)
+
+    def random_numbers_were_drawn(self) -> bool:
+        then, now = self._random, RandomState.capture()
+        states = zip((then.torch_cpu, *then.torch_cuda), (now.torch_cpu, *now.torch_cuda), strict=True)
+        return not all(torch.equal(old, new) for old, new in states)

@@ -310,8 +310,9 @@ def _scale_and_shift(
     if needed[0]:
         parts = []
         for start, stop in chunks(grad, grad[0].numel() * grad.element_size()):
-            centred = input[start:stop] if mean is None else input[start:stop] - _cut(mean, start, stop)
-            parts.append((centred * _cut(rstd, start, stop)).mul_(grad[start:stop]).sum(dim=summed))
+            rows, spread = input[start:stop], _cut(rstd, start, stop)
+            normalized = rows * spread if mean is None else (rows - _cut(mean, start, stop)).mul_(spread)
+            parts.append(normalized.mul_(grad[start:stop]).sum(dim=summed))
         scale = recorder.add(uses[0], Dense(torch.cat(parts)))
     if needed[1]:
         shift = recorder.add(uses[1], Dense(grad.sum(dim=summed)))

@@ -52,7 +52,7 @@ class Recorder:
         self.following: AbstractContextManager[Any] = nullcontext()
         self._by_id = {id(ledger.parameter): ledger for ledger in self.ledgers.values()}
         self._reads: dict[int, TableRead] = {}
-        self._was_backward = False
+        self._lengths: set[int] = set()  # numbers of examples that went backward
         self._device = next(iter(parameters.values())).device
 
     def axis(self, leading: Sequence[int]) -> ExampleAxis | None:
@@ -82,7 +82,7 @@ class Recorder:
         if ledger is None or tensor is None:
             return None
         # A forward pass inside a backward pass belongs to it: a checkpointed segment is computed again.
-        if self._was_backward and torch._C._current_graph_task_id() == -1:
+        if self._lengths and torch._C._current_graph_task_id() == -1:
             raise InputError(
                 "norms must be read after each backward pass, got another forward pass; call norms.squared()"
             )
@@ -92,7 +92,7 @@ class Recorder:
         """Take in what a use gave; returns the ordinary gradient where it is wanted and kept."""
         if use is None:  # not a trainable parameter, but something behind it wants the gradient
             return contribution.total()
-        self._was_backward = True
+        self._lengths.add(len(contribution.factor))
         self.coarsest_eps = max(self.coarsest_eps, torch.finfo(contribution.factor.dtype).eps)
         return use.ledger.add(use, contribution, with_total=with_total and self.keep_gradient)
 
@@ -108,12 +108,15 @@ class Recorder:
 
     def take(self) -> dict[str, Tensor]:
         """Squared norms ``(B,)`` of each parameter that could be followed; then all is forgotten."""
-        if self.num_examples is None or not (
-            self._was_backward or any(book.unfollowed for book in self.ledgers.values())
-        ):
+        if not self._lengths and not any(ledger.unfollowed for ledger in self.ledgers.values()):
             raise InputError("norms are known after a backward pass, got none; call backward() before they are read")
+        if len(self._lengths) > 1:
+            raise InputError(
+                f"one backward pass must be of one batch, got {sorted(self._lengths)} examples; read each apart"
+            )
+        num_examples = next(iter(self._lengths), self.num_examples or 0)
         found = {
-            name: ledger.close(self.num_examples, self._device)
+            name: ledger.close(num_examples, self._device)
             for name, ledger in self.ledgers.items()
             if not ledger.unfollowed
         }
@@ -122,7 +125,7 @@ class Recorder:
 
     def clear(self) -> None:
         """Forget what was recorded."""
-        self._was_backward = False
+        self._lengths.clear()
         self._reads.clear()
         for ledger in self.ledgers.values():
             ledger.clear()

@@ -5,7 +5,7 @@ backward pass, also give the norm of each example's part. Calls, not modules, ar
 parameters, modules called twice and ``nn.MultiheadAttention`` need no case of their own.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -37,27 +37,37 @@ class PerExampleNorms:
         model: Model in the mode in which it trains; BatchNorm layers must be in eval mode.
         num_examples: Examples ``B`` of a batch; the length of the first tensor that the model is called with when left out.
         keep_gradient: Whether the backward pass adds to ``.grad`` as usual; without it only the norms are made.
+        parameters: Parameters to measure; all trainable ones when left out. Those of the norm layers alone cost next to nothing.
 
     Raises:
-        InputError: If a BatchNorm layer would use the statistics of the batch.
+        InputError: If a BatchNorm layer would use the statistics of the batch, or no parameter is left to measure.
 
     Example:
         >>> model = nn.Linear(3, 1)
         >>> with PerExampleNorms(model) as norms:
         ...     model(torch.ones(2, 3)).mean().backward()
-        >>> norms.squared().tolist()  # three ones for the weight and one for the bias
+        >>> norms.squared().round(decimals=3).tolist()  # three ones for the weight and one for the bias
         [4.0, 4.0]
     """
 
-    def __init__(self, model: nn.Module, *, num_examples: int | None = None, keep_gradient: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        num_examples: int | None = None,
+        keep_gradient: bool = True,
+        parameters: Iterable[nn.Parameter] | None = None,
+    ) -> None:
         if num_examples is not None:
             check_int("num_examples", num_examples, at_least=1)
-        trainable(model)  # raises where there is nothing to measure
         refuse_batch_statistics(model)
-        parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        wanted = {id(parameter) for parameter in (trainable(model) if parameters is None else parameters)}
+        measured = {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) in wanted}
+        if not measured:
+            raise InputError(f"parameters must hold a trainable parameter of the model, got none among {len(wanted)}")
         self._model = model
         self._given_num_examples = num_examples
-        self._recorder = Recorder(parameters, keep_gradient=keep_gradient)
+        self._recorder = Recorder(measured, keep_gradient=keep_gradient)
         self._mode = _FollowCalls(self._recorder)
         self._hooks: list[RemovableHandle] = []
 
@@ -92,7 +102,7 @@ class PerExampleNorms:
         return self._recorder.coarsest_eps
 
     def squared(self, *, example_weight: float | None = None) -> Float[Tensor, " B"]:
-        """Squared norm of the gradient of each example's own loss, over all trainable parameters, in float64.
+        """Squared norm of the gradient of each example's own loss, over the parameters measured, in float64.
 
         What was recorded is forgotten, so each backward pass is read once, before the next forward pass.
 
@@ -108,7 +118,7 @@ class PerExampleNorms:
     def squared_by_parameter(
         self, *, example_weight: float | None = None, followed_only: bool = False
     ) -> dict[str, Float[Tensor, " B"]]:
-        """`squared` of each trainable parameter, by name; a shared parameter has its first name.
+        """`squared` of each parameter, by name; a shared parameter has its first name.
 
         Args:
             example_weight: As for `squared`.
@@ -120,14 +130,16 @@ class PerExampleNorms:
                 "every operation that takes a parameter must have a rule in PerExampleNorms, got others for "
                 f"{', '.join(unfollowed)}; use per_example_grad_norms, which falls back for these, or freeze them"
             )
-        num_examples = self._recorder.num_examples
         found = self._recorder.take()
-        weight = example_weight if example_weight is not None else 1 / (num_examples or 1)
-        return {name: sq_norms / weight**2 for name, sq_norms in found.items()}
+        return {
+            name: sq_norms * (len(sq_norms) if example_weight is None else 1 / example_weight) ** 2
+            for name, sq_norms in found.items()
+        }
 
     def _find_num_examples(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        lengths = [len(leaf) for leaf in tensors_of([args, kwargs]) if leaf.ndim > 0]
-        self._recorder.num_examples = lengths[0] if lengths else None
+        if torch.is_grad_enabled():
+            lengths = [len(leaf) for leaf in tensors_of([args, kwargs]) if leaf.ndim > 0]
+            self._recorder.num_examples = lengths[0] if lengths else None
 
 
 def _notice(ledger: Ledger, *, keep_gradient: bool) -> Callable[[Tensor | None], None]:

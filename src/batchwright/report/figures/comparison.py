@@ -62,5 +62,6 @@ def comparison_figure(runs: Sequence[RunRecords]) -> Figure | None:
         notes=(f"{len(labels)} of {len(everything)} labels are drawn, those that reached it with fewest examples.",)
         if cut
         else (),
-        height=150 + 34 * len(rows),
+        height=150 + (34 if len(rows) <= 12 else 20) * len(rows),
+        wide=len(rows) > 12,
     )
