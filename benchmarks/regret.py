@@ -2,9 +2,9 @@
 
     python -m benchmarks.sweeps && python -m benchmarks.regret
 
-The sweep (`benchmarks.sweeps`) holds every batch size and lr of its grid; the plan's own setting is run with the same seeds. The prior of
-kappa leaves the task's own row out, so no plan knows its answer. Seconds are steps times the step time that the
-plan measured, for both sides: the sweep ran at another time and under another load.
+The sweep (`benchmarks.sweeps`) holds every batch size and lr of its grid; the plan's own setting is run with the same seeds. The
+prior of kappa leaves the task's own row out, so no plan knows its answer. Seconds are steps times the step time that the plan
+measured, for both sides: the sweep ran at another time and under another load.
 """
 
 import argparse

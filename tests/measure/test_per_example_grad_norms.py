@@ -58,6 +58,17 @@ def test_norms_do_not_depend_on_the_chunk_size(chunk_size: int) -> None:
     torch.testing.assert_close(per_example_grad_norms(model, cross_entropy, batch, chunk_size=chunk_size), whole)
 
 
+def test_a_last_chunk_as_long_as_the_sequences_is_checked_too() -> None:
+    torch.manual_seed(0)
+    model, batch = nn.Linear(3, 2).double(), torch.randn(7, 3, 3).double()
+
+    def time_first(model: nn.Module, batch: Tensor) -> Tensor:
+        return model(batch.transpose(0, 1)).square().sum(dim=(0, 2))
+
+    whole = per_example_grad_norms(model, time_first, batch)
+    torch.testing.assert_close(per_example_grad_norms(model, time_first, batch, chunk_size=4), whole)
+
+
 def test_batches_may_be_nested() -> None:
     model, (x, y) = make_model(nn.Tanh()), make_batch()
     found = per_example_grad_norms(

@@ -384,7 +384,7 @@ class _Loop:
             values=state.evaluation.values,
             standard_errors=state.evaluation.standard_errors,
         )
-        gap = max(EVALUATION_SPACING * state.num_examples, min(state.evaluation.num_examples, self.task.num_train) / 4)
+        gap = max(EVALUATION_SPACING * state.num_examples, min(state.evaluation.num_examples, self.task.num_train) / 2)
         state.next_evaluation = state.num_examples + max(1, math.ceil(gap))
 
     def _checkpoint(self) -> None:

@@ -11,7 +11,7 @@ from batchwright.tasks.task import Task
 from batchwright.training.loop import train
 
 # A trial that has used this many times the fewest examples found so far is given up: no sweep is about such sizes.
-HOPELESS = 5.0
+HOPELESS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -75,13 +75,15 @@ def per_example_sq_norms_by_layer(
 def _measure(model: nn.Module, loss: Loss, batches: Iterable[Batch]) -> list[dict[str, Tensor]]:
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     parts: list[dict[str, Tensor]] = []
+    checked: set[int] = set()  # where the examples are seen to lie depends on their number
     follow = True
     for batch in batches:
         found: dict[str, Tensor] = {}
         if follow:
             start = _Start(model)
             found, eps = _followed(model, loss, batch)
-            if found and not parts:
+            if found and batch_length(batch) not in checked:
+                checked.add(batch_length(batch))
                 end = _Start(model)
                 follow = _agrees(model, loss, batch, found, eps, start)
                 end.go_back()
