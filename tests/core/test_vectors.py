@@ -77,3 +77,11 @@ def test_a_model_without_trainable_parameters_raises():
     for model in (nn.ReLU(), nn.Linear(2, 2).requires_grad_(False)):
         with pytest.raises(TaskError, match="model must have at least one parameter with requires_grad=True, got none"):
             trainable(model)
+
+
+def test_large_tensors_lose_no_digits():
+    large = torch.randn(3_000_001, generator=torch.Generator().manual_seed(0)) * 0.1
+    other = large + 0.05
+    exact = large.double().square().sum()
+    assert abs(sq_norm([large]) - exact) / exact < 1e-6
+    assert abs(dot([large], [other]) - large.double() @ other.double()) / exact < 1e-6

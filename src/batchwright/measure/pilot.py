@@ -38,7 +38,7 @@ class Pilot:
         noise_scale: Average over the points, as `measure.noise.average_over_points` defines it.
         losses: Mean training loss of each step.
         snapshot: State at the end of the pilot, for branches.
-        plain_step_s: Median seconds of one of its steps: the unit of all costs.
+        plain_step_s: Mean seconds of one of its steps, the first ones left out: the unit of all costs.
         train_s: Seconds of training.
         measure_s: Seconds of measuring.
         num_examples: Examples trained on and measured.
@@ -122,7 +122,8 @@ class _Pilot:
                 num_steps=num_steps,
                 num_examples=num_steps * self.task.batch_size,
             ),
-            plain_step_s=float(np.median(self.step_times[min(5, len(self.step_times) // 2) :])),
+            # The mean, not the median: other work on the machine slows the measurements just as it slows these steps.
+            plain_step_s=float(np.mean(self.step_times[min(5, len(self.step_times) // 2) :])),
             train_s=sum(self.step_times),
             measure_s=self.measure_s,
             num_examples=num_steps * self.task.batch_size + self.num_measured,

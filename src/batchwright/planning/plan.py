@@ -18,7 +18,8 @@ class Cost:
     """What the measurements of a plan cost.
 
     Attributes:
-        plain_steps: Seconds of measuring over the median seconds of one optimizer step at the task's default batch size.
+        plain_steps: Seconds of measuring over the mean seconds of one optimizer step of the pilot, at the task's default batch size.
+            The first step of the process, which imports and allocates, is left out of both.
         num_examples: Examples that went through a forward and a backward pass.
         seconds: Wall time.
         parts: Plain steps of each part: ``pilot``, ``noise``, ``throughput``, ``memory``, ``calibration``.
