@@ -75,11 +75,12 @@ def _train_all(
     for run_seed in range(seed, seed + NUM_SEEDS):
         for label, chosen in options.items():
             place = folder / "runs" / f"{label}-seed-{run_seed}"
-            runs[label].append(
-                train(
-                    task, out=place, label=LABELS[label], seed=run_seed, device=device, checkpoint_every=1000, **chosen
-                )
+            run = train(
+                task, out=place, label=LABELS[label], seed=run_seed, device=device, checkpoint_every=1000, **chosen
             )
+            if run.reason == "interrupted":
+                raise KeyboardInterrupt
+            runs[label].append(run)
             advance(f"{label}, seed {run_seed}")
     return runs
 

@@ -13,17 +13,20 @@ import numpy as np
 import torch
 from torch import nn
 
+from batchwright.core.batches import Batch, split_batch, to_device
 from batchwright.core.checks import check_int
 from batchwright.core.errors import InputError, NotEnoughEvidenceError
+from batchwright.core.objectives import mean_loss
 from batchwright.core.preserve import RandomState
 from batchwright.core.statistics import Interval, student_quantile
+from batchwright.data.access import fetch
 from batchwright.data.samplers import EpochSampler
 from batchwright.measure.snapshot import Snapshot, train_steps
-from batchwright.tasks.evaluation import evaluate
 from batchwright.tasks.task import Task
 
 LrRule = Callable[[int], float]
 NUM_CHECKS = 8
+MAX_JUDGES, JUDGE_SEED = 1024, 20181214
 # Critical batch sizes are searched in this range around the sizes tried; an end of it means "not seen to be smaller/larger".
 RANGE = 64.0
 
@@ -35,7 +38,7 @@ class Branch:
     Attributes:
         batch_sizes: Sizes tried, in rising order.
         lrs: Learning rate at each.
-        losses: Evaluation loss of each after ``num_examples`` further examples, mean over seeds.
+        losses: Loss of each on the sample after ``num_examples`` further examples, mean over seeds.
         standard_errors: Of the losses, over seeds.
         critical_batch_size: Fitted over all sizes, in examples; geometric mean over seeds with its interval.
         num_examples: Examples of each branch.
@@ -76,7 +79,8 @@ def branch(
     the larger one wasted.
 
     Args:
-        task: The training job; its evaluation set judges.
+        task: The training job. A fixed sample of its training set judges, in eval mode: the critical batch size is about optimization,
+            and an evaluation loss near its floor tells nothing of it.
         checkpoint: Where to start, for instance a pilot's snapshot; it is not changed.
         batch_sizes: At least two different sizes.
         lr_rule: Learning rate at a batch size; the task's own lr for all where left out.
@@ -125,21 +129,25 @@ def branch(
 def _branch_losses(
     task: Task, checkpoint: Snapshot, size: int, lr: float, budget: int, seed: int, device: torch.device | str
 ) -> list[float]:
-    """Evaluation loss at the start and after each of ``NUM_CHECKS`` equal parts of the branch."""
+    """Loss on the sample at the start and after each of ``NUM_CHECKS`` equal parts of the branch."""
     model, optimizer = checkpoint.restore(task, replace(task.optimizer, lr=lr), device)
     torch.manual_seed(seed)
     sampler = EpochSampler(task.num_train, 7919 + seed)
-    losses = [_loss(task, model)]
+    order = torch.randperm(task.num_train, generator=torch.Generator().manual_seed(JUDGE_SEED))
+    judge = to_device(fetch(task.train, order[:MAX_JUDGES]), torch.device(device))
+    losses = [_loss(task, model, judge)]
     num_steps = max(1, budget // size)
     for part in range(NUM_CHECKS):
         steps = (part + 1) * num_steps // NUM_CHECKS - part * num_steps // NUM_CHECKS
         train_steps(task, model, optimizer, sampler, batch_size=size, num_steps=steps)
-        losses.append(_loss(task, model))
+        losses.append(_loss(task, model, judge))
     return losses
 
 
-def _loss(task: Task, model: nn.Module) -> float:
-    value = evaluate(task, model).values["loss"]
+def _loss(task: Task, model: nn.Module, judge: Batch) -> float:
+    model.eval()
+    value = mean_loss(model, task.loss, list(split_batch(judge, task.evaluation_batch_size)))
+    model.train()
     return value if math.isfinite(value) else math.inf
 
 
@@ -149,7 +157,7 @@ def _critical_batch_size(sizes: Sequence[int], curves: np.ndarray, level: float)
     yardstick = np.minimum.accumulate(curves[:, 0].mean(axis=0))
     if not yardstick[-1] < yardstick[0]:
         raise NotEnoughEvidenceError(
-            f"not enough evidence: the branch at batch size {sizes[0]} did not lower the evaluation loss "
+            f"not enough evidence: the branch at batch size {sizes[0]} did not lower the loss "
             f"({yardstick[0]:g}); branch from an earlier checkpoint or for more examples"
         )
     grid = np.geomspace(sizes[0] / RANGE, sizes[-1] * RANGE, 800)
@@ -160,7 +168,11 @@ def _critical_batch_size(sizes: Sequence[int], curves: np.ndarray, level: float)
         logs.append(math.log(grid[((expected - progress) ** 2).sum(axis=1).argmin()]))
     mean, count = float(np.mean(logs)), len(logs)
     half = student_quantile(level, count - 1) * float(np.std(logs, ddof=1)) / math.sqrt(count)
-    return Interval(value=math.exp(mean), low=math.exp(mean - half), high=_exp(mean + half), level=level)
+    value = math.exp(mean)
+    # What lies outside the sizes tried is not measured: there the interval has no end on that side.
+    low = math.exp(mean - half) if value > sizes[0] / 2 else 0.0
+    high = _exp(mean + half) if value < 4 * sizes[-1] else math.inf
+    return Interval(value=value, low=min(low, value), high=max(high, value), level=level)
 
 
 def _progress(yardstick: np.ndarray, loss: float) -> float:

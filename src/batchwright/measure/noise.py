@@ -1,29 +1,29 @@
 """Gradient noise scale at one parameter point, with an interval.
 
 Source: McCandlish et al. (2018), arXiv:1812.06162, eq. (2.9) and appendix A.1. Deviation: the appendix compares two batch
-sizes; here all micro-batches at the point are pooled, which leaves out the squared noise of each single batch.
+sizes; here all micro-batches, or all examples, at the point are pooled, which leaves out the squared noise of each single batch.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from batchwright.core.batches import Batch, batch_length, split_batch
+from batchwright.core.batches import Batch
 from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.core.errors import InputError, NotEnoughEvidenceError
-from batchwright.core.objectives import Loss, example_losses
+from batchwright.core.objectives import Loss
 from batchwright.core.preserve import preserved
 from batchwright.core.statistics import Interval, jackknife_covariance, ratio_interval, student_quantile
-from batchwright.core.vectors import dot, gradients, sq_norm, trainable
+from batchwright.core.vectors import trainable
+from batchwright.measure.noise_micro_batches import micro_batch_sums
+from batchwright.measure.noise_norm_layers import NormLayerSums, calibrated
+from batchwright.measure.noise_per_example import PerExampleSums
+from batchwright.measure.noise_sums import NUM_BLOCKS, Array, BatchSums, BlockSums, PooledSums
 
-NUM_BLOCKS = 40
-# The block sums are kept for the interval; a large model gets fewer of them rather than more memory.
-MAX_BLOCK_BYTES = 2**30
-MIN_BLOCKS = 10
+METHODS = ("micro-batch", "norm-layers", "per-example")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,11 +85,12 @@ def noise_scale(
     method: str = "micro-batch",
     *,
     num_micro_batches: int = 2,
+    divide_by: Mapping[str, Tensor] | None = None,
     level: float = 0.95,
 ) -> NoiseScale:
     """Estimate the noise scale of the gradient at the model's present parameters.
 
-    Each batch is split into micro-batches. With ``g_j`` the mean gradient of micro-batch ``j`` of ``n_j`` examples and ``g`` the mean
+    Each batch is split into parts. With ``g_j`` the mean gradient of part ``j`` of ``n_j`` examples and ``g`` the mean
     over all ``N``, ``trace = sum_j n_j ||g_j - g||^2 / (M - 1)`` and ``grad_sq_norm = ||g||^2 - trace / N`` are
     unbiased for any sizes. The interval is Fieller's, with the covariance of the two from a jackknife over blocks of batches.
 
@@ -97,15 +98,18 @@ def noise_scale(
         model: Any model, in the mode in which it is to be measured.
         loss: ``loss(model, batch) -> (B,)``, one loss an example.
         batches: Independent batches of at least ``num_micro_batches`` examples; one at a time is held.
-        method: ``micro-batch``.
-        num_micro_batches: Parts of each batch, as equal as its size allows.
+        method: What a part is. ``micro-batch``: one of ``num_micro_batches`` parts of a batch, at the cost of the batch.
+            ``per-example``: an example, by exact norms: the sharpest trace, at up to 1.5 times the cost; examples must not
+            depend on each other. ``norm-layers``: the same from the norm layers alone, calibrated on every fourth batch.
+        num_micro_batches: Parts of each batch, as equal as its size allows; only for ``micro-batch``.
+        divide_by: By what gradients are divided first, by parameter name, as `adam_divisors` gives it; only for ``micro-batch``.
         level: Nominal coverage.
 
     Returns:
         The noise scale; unbounded above where the gradient is not resolved.
 
     Raises:
-        InputError: If there are fewer than two batches, or a batch is too small to split.
+        InputError: If there are fewer than two batches, a batch is too small to split, or the method does not fit the model.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -113,126 +117,113 @@ def noise_scale(
         >>> noise_scale(model, lambda m, x: m(x).squeeze(1).square(), batches).num_examples
         160
     """
-    check_choice("method", method, ("micro-batch",))
+    check_choice("method", method, METHODS)
+    if method == "norm-layers":
+        check_divisible(method, divide_by)
+        check_number("level", level, above=0.0, below=1.0)
+        norm_layers = NormLayerSums(model, loss)
+        sums = _pooled(model, batches, norm_layers, norm_layers.check_enough)
+        # The calibration has the fewest batches, so its degrees of freedom are those of the whole.
+        dof = min(len(sums.num_parts), norm_layers.num_calibrations) - 1
+        return estimate(sums, slice(None), level, dof=dof, combine=calibrated)
+    sums = pooled_sums(model, loss, batches, method, num_micro_batches, divide_by, level)
+    return estimate(sums, slice(None), level)
+
+
+def pooled_sums(
+    model: nn.Module,
+    loss: Loss,
+    batches: Iterable[Batch],
+    method: str,
+    num_micro_batches: int,
+    divide_by: Mapping[str, Tensor] | None,
+    level: float,
+) -> PooledSums:
+    """The sums of `noise_scale` by parameter, from one pass over the batches; arguments and errors as there."""
+    check_choice("method", method, ("micro-batch", "per-example"))
     check_int("num_micro_batches", num_micro_batches, at_least=1)
     check_number("level", level, above=0.0, below=1.0)
-    with preserved(model):
-        blocks = _Blocks(trainable(model))
-        for batch in batches:
-            blocks.add(*_micro_batch_gradients(model, loss, batch, num_micro_batches))
-    return blocks.noise_scale(level)
+    if method == "micro-batch":
+        return _pooled(model, batches, lambda batch: micro_batch_sums(model, loss, batch, num_micro_batches, divide_by))
+    check_divisible(method, divide_by)
+    return _pooled(model, batches, PerExampleSums(model, loss))
 
 
-def _micro_batch_gradients(
-    model: nn.Module, loss: Loss, batch: Batch, num_micro_batches: int
-) -> tuple[list[Tensor], Tensor, int, int]:
-    """Sum of the per-example gradients of a batch, and ``sum_j n_j ||g_j||^2`` over its micro-batches, their number and size."""
-    length = batch_length(batch)
-    if length < num_micro_batches:
+def check_divisible(method: str, divide_by: Mapping[str, Tensor] | None) -> None:
+    """Check that ``divide_by`` is left out where only norms are known.
+
+    Raises:
+        InputError: Otherwise.
+    """
+    if divide_by is not None:
         raise InputError(
-            f"every batch must hold at least num_micro_batches examples, got {length} for {num_micro_batches}; "
-            "measure larger batches or split them into fewer parts"
-        )
-    parameters = trainable(model)
-    total: list[Tensor] = []
-    weighted = torch.zeros((), dtype=torch.float64, device=parameters[0].device)
-    num_parts = 0
-    for part in split_batch(batch, math.ceil(length / num_micro_batches)):
-        for parameter in parameters:
-            parameter.grad = None
-        losses = example_losses(model, loss, part)
-        losses.sum().backward()
-        part_sum = gradients(parameters)
-        weighted += sq_norm(part_sum) / len(losses)
-        if total:
-            torch._foreach_add_(total, part_sum)
-        else:
-            total = part_sum
-        num_parts += 1
-    return total, weighted, num_parts, length
-
-
-class _Blocks:
-    """Running sums over blocks of consecutive batches: all that the estimates and their jackknife need."""
-
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-        # Twice as many blocks as wanted are filled before neighbours are joined, so the number of batches need not be known.
-        self._max_blocks = 2 * max(MIN_BLOCKS, min(NUM_BLOCKS, MAX_BLOCK_BYTES // (2 * num_bytes)))
-        self._batches_a_block = 1
-        self._open = 0
-        self._sums: list[list[Tensor]] = []
-        self._weighted: list[Tensor] = []
-        self._num_parts: list[int] = []
-        self._num_examples: list[int] = []
-        self._num_batches = 0
-
-    def add(self, total: list[Tensor], weighted: Tensor, num_parts: int, num_examples: int) -> None:
-        self._num_batches += 1
-        if self._open == 0:
-            if len(self._sums) == self._max_blocks:
-                self._join_neighbours()
-            self._sums.append([tensor.clone() for tensor in total])
-            self._weighted.append(weighted)
-            self._num_parts.append(num_parts)
-            self._num_examples.append(num_examples)
-        else:
-            torch._foreach_add_(self._sums[-1], total)
-            self._weighted[-1] = self._weighted[-1] + weighted
-            self._num_parts[-1] += num_parts
-            self._num_examples[-1] += num_examples
-        self._open = (self._open + 1) % self._batches_a_block
-
-    def _join_neighbours(self) -> None:
-        for left, right in zip(self._sums[::2], self._sums[1::2], strict=True):
-            torch._foreach_add_(left, right)
-        self._sums = self._sums[::2]
-        for name in ("_weighted", "_num_parts", "_num_examples"):
-            values = getattr(self, name)
-            setattr(self, name, [a + b for a, b in zip(values[::2], values[1::2], strict=True)])
-        self._batches_a_block *= 2
-
-    def noise_scale(self, level: float) -> NoiseScale:
-        num_blocks = len(self._sums)
-        if num_blocks < 2 or sum(self._num_parts) - max(self._num_parts) < 2:
-            raise InputError(
-                f"batches must hold at least 2 batches of 2 micro-batches or 3 of one, got {self._num_batches} batches in "
-                f"{sum(self._num_parts)} micro-batches; the interval leaves each batch out once and needs two parts in the rest"
-            )
-        total = [torch.stack(parts).sum(dim=0) for parts in zip(*self._sums, strict=True)]
-        cross = np.array([float(dot(total, block)) for block in self._sums])
-        own = np.array([float(sq_norm(block)) for block in self._sums])
-        whole = float(sq_norm(total))
-        weighted = np.array([float(value) for value in self._weighted])
-        parts, sizes = np.array(self._num_parts), np.array(self._num_examples)
-
-        estimate = _unbiased(whole, weighted.sum(), parts.sum(), sizes.sum())
-        left_out = _unbiased(
-            whole - 2 * cross + own, weighted.sum() - weighted, parts.sum() - parts, sizes.sum() - sizes
-        )
-        covariance = jackknife_covariance(left_out.T)
-        trace, grad_sq_norm = (float(value) for value in estimate)
-        dof = num_blocks - 1
-        interval = ratio_interval(trace, grad_sq_norm, covariance, dof=dof, level=level)
-        inverse_error = float(jackknife_covariance((left_out[1] / left_out[0])[:, None])[0, 0]) ** 0.5
-        return NoiseScale(
-            value=interval.value,
-            low=interval.low,
-            high=interval.high,
-            trace=trace,
-            grad_sq_norm=grad_sq_norm,
-            num_examples=int(sizes.sum()),
-            num_batches=self._num_batches,
-            more_batches=0
-            if math.isfinite(interval.high)
-            else batches_to_resolve(grad_sq_norm, covariance[1, 1] ** 0.5, self._num_batches, dof, level),
-            level=level,
-            inverse_standard_error=inverse_error,
+            f"divide_by must be left out with method={method!r}, where only norms of gradients are known, got "
+            f"{len(divide_by)} tensors; use method='micro-batch'"
         )
 
 
-def _unbiased(sum_sq_norm: object, weighted: object, num_parts: object, num_examples: object) -> np.ndarray:
-    """Trace and squared gradient norm from sums over micro-batches; the arguments may be arrays of one shape."""
+def _pooled(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    sums_of: Callable[[Batch], BatchSums],
+    check_enough: Callable[[], None] | None = None,
+) -> PooledSums:
+    blocks = BlockSums(trainable(model))
+    with preserved(model):
+        for batch in batches:
+            blocks.add(sums_of(batch))
+    if check_enough is not None:
+        check_enough()
+    return blocks.pooled()
+
+
+def estimate(
+    sums: PooledSums,
+    rows: slice | list[int],
+    level: float,
+    *,
+    dof: int | None = None,
+    combine: Callable[[Array], Array] | None = None,
+) -> NoiseScale:
+    """The noise scale over the parameters in ``rows``.
+
+    Args:
+        sums: Sums over blocks of batches.
+        rows: Which parameters.
+        level: Nominal coverage.
+        dof: Degrees of freedom of the interval; blocks less one when left out.
+        combine: Makes one sum of squares of the rows of ``sums.weighted``; their sum when left out.
+    """
+    combine = combine or (lambda weighted: np.asarray(weighted.sum(axis=0)))
+    weighted, parts, sizes = sums.weighted[rows], sums.num_parts, sums.num_examples
+    of_all = weighted.sum(axis=1, keepdims=True)
+    found = unbiased(sums.whole[rows].sum(), combine(of_all)[0], parts.sum(), sizes.sum())
+    left_out = unbiased(
+        sums.without[rows].sum(axis=0), combine(of_all - weighted), parts.sum() - parts, sizes.sum() - sizes
+    )
+    covariance = jackknife_covariance(left_out.T)
+    trace, grad_sq_norm = (float(value) for value in found)
+    dof = len(parts) - 1 if dof is None else dof
+    interval = ratio_interval(trace, grad_sq_norm, covariance, dof=dof, level=level)
+    inverse_error = float(jackknife_covariance((left_out[1] / left_out[0])[:, None])[0, 0]) ** 0.5
+    return NoiseScale(
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        trace=trace,
+        grad_sq_norm=grad_sq_norm,
+        num_examples=int(sizes.sum()),
+        num_batches=sums.num_batches,
+        more_batches=0
+        if math.isfinite(interval.high)
+        else batches_to_resolve(grad_sq_norm, covariance[1, 1] ** 0.5, sums.num_batches, dof, level),
+        level=level,
+        inverse_standard_error=inverse_error,
+    )
+
+
+def unbiased(sum_sq_norm: object, weighted: object, num_parts: object, num_examples: object) -> Array:
+    """Trace and squared gradient norm from sums over parts; the arguments may be arrays of one shape."""
     total, squares = np.asarray(sum_sq_norm, dtype=np.float64), np.asarray(weighted, dtype=np.float64)
     count, examples = np.asarray(num_parts, dtype=np.float64), np.asarray(num_examples, dtype=np.float64)
     trace = (squares - total / examples) / (count - 1)

@@ -111,12 +111,13 @@ class _Planner:
         critical = product(noise, prior)
         branches = None
         if calibrate:
-            branches = self.calibrate(found_pilot, critical)
+            branches = self.calibrate(found_pilot, critical, lr_turning_point(critical, noise))
             prior = combine(prior, product(branches.critical_batch_size, inverse(noise)))
             source = f"{source}, updated by branches from the pilot's checkpoint"
             critical = product(noise, prior)
         unit = found_pilot.plain_step_s
-        choice, trial = self.choose_and_try(critical, found_times, found_memory, unit)
+        turn = lr_turning_point(critical, noise)
+        choice, trial = self.choose_and_try(critical, turn, found_times, found_memory, unit)
         parts = {
             "memory": memory_s / unit,
             "pilot": found_pilot.train_s / unit,
@@ -183,7 +184,7 @@ class _Planner:
             seed=self.seed,
         )
 
-    def calibrate(self, found: Pilot, critical: Interval) -> Branch:
+    def calibrate(self, found: Pilot, critical: Interval, turn: Interval) -> Branch:
         """Branches at the default size and at sizes around the expected critical one, where the loss tells them apart."""
         self.say("calibration by branches")
         base = self.task.batch_size
@@ -193,20 +194,20 @@ class _Planner:
             self.task,
             found.snapshot,
             sorted(sizes),
-            lr_rule=lambda size: self.scaled_lr(size, critical.value),
+            lr_rule=lambda size: self.scaled_lr(size, turn.value),
             num_examples=12 * max(sizes),
             seed=self.seed,
             device=self.device,
         )
 
     def choose_and_try(
-        self, critical: Interval, found: Throughput, found_memory: Memory, unit: float
+        self, critical: Interval, turn: Interval, found: Throughput, found_memory: Memory, unit: float
     ) -> tuple[Choice, "_Trial"]:
         """The choice, bounded to the sizes whose learning rate survives a few steps from the start."""
         start, limit, num_examples, halvings = time.perf_counter(), self.limit, 0, 0
         while True:
             choice = self.choose(critical, found, limit)
-            lr = self.scaled_lr(choice.batch_size, critical.value)
+            lr = self.scaled_lr(choice.batch_size, turn.value)
             # A learning rate that is not raised is the user's own, and the pilot has tried it.
             if lr <= self.task.optimizer.lr:
                 break
@@ -248,7 +249,12 @@ class _Planner:
         )
 
     def scaled_lr(self, batch_size: int, critical: float) -> float:
+        """The rule's learning rate for a critical size, which is not taken below the default batch size.
+
+        Below that the rule would keep the learning rate at smaller batches too, which only says that the gradient is not noisy there.
+        """
         spec = self.task.optimizer
+        critical = max(critical, float(self.task.batch_size))
         return scale_lr(
             spec.name,
             spec.lr,
@@ -272,8 +278,9 @@ class _Planner:
     ) -> Plan:
         task, spec, size = self.task, self.task.optimizer, choice.batch_size
         micro = min(size, found_memory.max_micro_batch_size)
-        lrs = sorted(self.scaled_lr(size, value) for value in (critical.low, critical.value, critical.high))
-        lr = self.scaled_lr(size, critical.value)
+        turn = lr_turning_point(critical, found_pilot.noise_scale)
+        lrs = sorted(self.scaled_lr(size, value) for value in (turn.low, turn.value, turn.high))
+        lr = self.scaled_lr(size, turn.value)
         noise = found_pilot.noise_scale
         beta2 = keep_half_life(spec.beta2, base_batch_size=task.batch_size, batch_size=size)
         rule = "gain rule of SGD" if spec.name == "sgd" else "square-root rule of Adam"
@@ -289,7 +296,7 @@ class _Planner:
                 if micro == size
                 else f"memory allows {found_memory.max_micro_batch_size} examples in one pass; the rest is accumulated"
             ),
-            "lr": f"{rule} from lr {spec.lr:g} at batch size {task.batch_size}, with critical batch size {critical.value:.0f}"
+            "lr": f"{rule} from lr {spec.lr:g} at batch size {task.batch_size}, turning at {turn.value:.0f}"
             + ("; a few steps from the start were stable" if trial.tried else ""),
             "momentum": f"kept at the task's {spec.momentum:g}: the rule for the learning rate holds at equal momentum",
             "noise_scale": f"measured at steps {', '.join(str(step) for step, _ in found_pilot.points)} of a pilot at the defaults",
@@ -362,6 +369,15 @@ class _Trial:
     num_examples: int
     halvings: int
     tried: bool
+
+
+def lr_turning_point(critical: Interval, noise: Interval) -> Interval:
+    """Batch size at which the learning rate stops following the batch: the larger of critical size and noise scale.
+
+    McCandlish et al. write the gain rule with the noise scale. Where training wastes examples earlier than that (kappa below one), the
+    best learning rates of the sweeps still followed the batch to the noise scale: see docs/benchmarks.md.
+    """
+    return critical if critical.value >= noise.value else noise
 
 
 def product(left: Interval, right: Interval) -> Interval:

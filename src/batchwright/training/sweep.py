@@ -103,6 +103,8 @@ def _trial(
             device=device,
         )
         found = run.to_target
+        if run.reason == "interrupted":
+            raise KeyboardInterrupt  # who stops a sweep means all of it, not the trial under way
     except NonFiniteLossError:
         found = None
     return Trial(
