@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -107,7 +106,7 @@ def gradient_diversity(statistics: GradientStatistics) -> float:
     Times the number of rows it runs from 1, all alike, over the number of rows, all orthogonal, to ``inf``, where they cancel.
     SGD of batches up to that product was shown to need no more epochs than with single examples.
 
-    Source: Yin et al. (2018), arXiv:1706.05699, the definition of gradient diversity and of the batch-size bound, section 3.
+    Source: Yin et al. (2018), arXiv:1706.05699, the definitions of gradient diversity and of the batch-size bound ``n * diversity``.
 
     Args:
         statistics: Of per-example gradients; of micro-batches it is the diversity of their means.

@@ -1,7 +1,7 @@
 """Gradient sums of a batch from its micro-batches."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ def micro_batch_gradients(
     batch: Batch,
     num_micro_batches: int,
     divide_by: Mapping[str, Tensor] | None = None,
-) -> list[tuple[list[Tensor], int]]:
+) -> Iterator[tuple[list[Tensor], int]]:
     """Sum of the per-example gradients of each micro-batch with its number of examples; arguments as `micro_batch_sums`."""
     length = batch_length(batch)
     if length < num_micro_batches:
@@ -62,16 +62,15 @@ def micro_batch_gradients(
         )
     parameters = trainable(model)
     divisors = _divisors(model, divide_by)
-    found = []
     for part in split_batch(batch, math.ceil(length / num_micro_batches)):
         for parameter in parameters:
             parameter.grad = None
         losses = example_losses(model, loss, part)
         losses.sum().backward()
-        found.append((gradients(parameters), len(losses)))
+        found = gradients(parameters)
         if divisors:
-            torch._foreach_div_(found[-1][0], divisors)
-    return found
+            torch._foreach_div_(found, divisors)
+        yield found, len(losses)
 
 
 def _divisors(model: nn.Module, divide_by: Mapping[str, Tensor] | None) -> list[Tensor]:

@@ -62,6 +62,7 @@ def pilot(
     num_steps: int = 100,
     batches_a_point: int = 25,
     max_extra_batches: int = 50,
+    measured_batch_size: int | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     timer: Callable[[], float] = time.perf_counter,
@@ -71,7 +72,9 @@ def pilot(
     Args:
         task: The training job.
         num_steps: Optimizer steps.
-        batches_a_point: Batches of the default size measured at each point.
+        batches_a_point: Batches measured at each point.
+        measured_batch_size: Examples in a batch of a measurement, drawn with replacement so that the estimates are unbiased for the
+            training set; the default size where left out. A larger one resolves more for the same number of batches.
         max_extra_batches: Further batches, measured at the end where the average is not resolved or wide.
         seed: Of the model and of the order of the data.
         device: Where to train.
@@ -83,19 +86,23 @@ def pilot(
     check_int("num_steps", num_steps, at_least=len(POINTS))
     random_state = RandomState.capture()
     try:
-        return _Pilot(task, seed, torch.device(device), timer).run(num_steps, batches_a_point, max_extra_batches)
+        size = measured_batch_size or task.batch_size
+        return _Pilot(task, size, seed, torch.device(device), timer).run(num_steps, batches_a_point, max_extra_batches)
     finally:
         random_state.restore()
 
 
 class _Pilot:
-    def __init__(self, task: Task, seed: int, device: torch.device, timer: Callable[[], float]) -> None:
+    def __init__(
+        self, task: Task, measured_batch_size: int, seed: int, device: torch.device, timer: Callable[[], float]
+    ) -> None:
         torch.manual_seed(seed)
         self.task, self.device, self.timer = task, device, timer
+        self.measured_batch_size = measured_batch_size
         self.model = task.make_model(seed, device)
         self.optimizer = task.optimizer.build(self.model.parameters())
         self.sampler = EpochSampler(task.num_train, seed)
-        self.measured = EpochSampler(task.num_train, seed + 1)
+        self.generator = torch.Generator().manual_seed(seed + 1)
         self.losses: list[float] = []
         self.step_times: list[float] = []
         self.points: list[tuple[int, NoiseScale]] = []
@@ -165,7 +172,8 @@ class _Pilot:
 
     def _batches(self, num_batches: int) -> Iterator[Batch]:
         for _ in range(num_batches):
-            yield to_device(fetch(self.task.train, self.measured.take(self.task.batch_size)), self.device)
+            indices = torch.randint(self.task.num_train, (self.measured_batch_size,), generator=self.generator)
+            yield to_device(fetch(self.task.train, indices), self.device)
 
     def _average(self) -> Interval:
         return average_over_points([point for _, point in self.points])

@@ -34,7 +34,8 @@ class MicroBatchNorms:
     """Collects the squared norms of the micro-batch gradients while they are accumulated into ``.grad``.
 
     Call `after_micro_batch` after each backward pass of `core.objectives.accumulate_gradient` on empty gradients. One
-    copy of the gradient is held until the step ends; nothing waits for the device before `step_noise`.
+    copy of the gradient is held until the step ends; nothing waits for the device before `step_noise`. Each micro-batch
+    counts by its own norm: norms of the running sum alone would cost less by one pass and give a far noisier trace.
     """
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
@@ -46,10 +47,15 @@ class MicroBatchNorms:
     def after_micro_batch(self, num_examples: int) -> None:
         """Take in the micro-batch of ``num_examples`` examples whose gradient has just been added."""
         now = gradients(self._parameters)
-        part = now if self._before is None else torch._foreach_sub(now, self._before)
-        self._sq_norms.append(sq_norm(part))
+        if self._before is None:
+            self._sq_norms.append(sq_norm(now))
+            self._before = [tensor.clone() for tensor in now]
+        else:
+            # In place, because on a CPU fresh buffers cost more than the arithmetic; the sign does not matter to a norm.
+            torch._foreach_sub_(self._before, now)
+            self._sq_norms.append(sq_norm(self._before))
+            torch._foreach_copy_(self._before, now)
         self._sizes.append(num_examples)
-        self._before = [tensor.clone() for tensor in now]
 
     def step_noise(self) -> StepNoise | None:
         """The estimates of this step, or None where it had a single micro-batch."""
@@ -109,6 +115,19 @@ class RunningNoiseScale:
     def grad_sq_norm(self) -> float:
         """Average squared gradient norm; NaN before the first step, and possibly negative."""
         return self.sums[1] / self.weight if self.weight > 0 else math.nan
+
+    @property
+    def status(self) -> str:
+        """``no interval yet``, ``not resolved yet`` (the gradient from its noise, at 95 %) or ``resolved``."""
+        interval = self.interval()
+        if interval is None:
+            return "no interval yet"
+        return "resolved" if math.isfinite(interval.high) else "not resolved yet"
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the 95 % interval is bounded on both sides."""
+        return self.status == "resolved"
 
     def interval(self, level: float = 0.95) -> Interval | None:
         """Noise scale with its interval, unbounded above while not resolved; None before three effective steps."""

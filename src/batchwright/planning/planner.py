@@ -28,6 +28,8 @@ from batchwright.tasks.task import Task
 # the memory and the trial of the learning rate.
 PILOT, NOISE, EXTRA_NOISE, THROUGHPUT = 0.27, 0.2, 0.17, 0.18
 MAX_PILOT_STEPS = 100
+# A measured batch may cost this much more than one of the default size.
+AFFORDABLE = 1.3
 # Part of the budget for one trial of the learning rate.
 TRIAL = 0.15
 
@@ -101,8 +103,9 @@ class _Planner:
         start = time.perf_counter()
         found_memory = self.measure_memory()
         memory_s = time.perf_counter() - start
-        found_pilot = self.run_pilot(self.plain_steps())
+        plain_steps = self.plain_steps()
         found_times = self.measure_step_times(found_memory)
+        found_pilot = self.run_pilot(plain_steps, self.measured_batch_size(found_times, found_memory))
         seconds = time.perf_counter() - start
 
         noise = found_pilot.noise_scale
@@ -111,10 +114,15 @@ class _Planner:
         critical = product(noise, prior)
         branches = None
         if calibrate:
-            branches = self.calibrate(found_pilot, critical, lr_turning_point(critical, noise))
-            prior = combine(prior, product(branches.critical_batch_size, inverse(noise)))
-            source = f"{source}, updated by branches from the pilot's checkpoint"
-            critical = product(noise, prior)
+            try:
+                branches = self.calibrate(found_pilot, critical, lr_turning_point(critical, noise))
+            except NotEnoughEvidenceError as error:
+                source = f"{source}; calibration gave {error}"
+            else:
+                updated = combine(prior, product(branches.critical_batch_size, inverse(noise)))
+                word = "updated" if updated != prior else "not contradicted"
+                source, prior = f"{source}, {word} by branches from the pilot's checkpoint", updated
+                critical = product(noise, prior)
         unit = found_pilot.plain_step_s
         turn = lr_turning_point(critical, noise)
         choice, trial = self.choose_and_try(critical, turn, found_times, found_memory, unit)
@@ -154,13 +162,24 @@ class _Planner:
         self.say("memory")
         return memory(self.task, budget_bytes=self.memory_bytes, device=self.device, confirm=self.device.type == "cuda")
 
-    def run_pilot(self, plain_steps: float) -> Pilot:
+    def measured_batch_size(self, found: Throughput, found_memory: Memory) -> int:
+        """Largest power of two times the default size that costs little more: where a step is mostly overhead, examples are free."""
+        size, base = self.task.batch_size, found.step_time_s(float(self.task.batch_size)).value
+        highest = min(
+            found_memory.max_micro_batch_size, self.task.num_train, max(point.batch_size for point in found.points)
+        )
+        while 2 * size <= highest and found.step_time_s(float(2 * size)).value <= AFFORDABLE * base:
+            size *= 2
+        return size
+
+    def run_pilot(self, plain_steps: float, measured_batch_size: int) -> Pilot:
         self.say("pilot and noise scale")
         found = pilot(
             self.task,
             num_steps=min(MAX_PILOT_STEPS, int(PILOT * plain_steps)),
             batches_a_point=max(4, int(NOISE * plain_steps / 3)),
             max_extra_batches=int(EXTRA_NOISE * plain_steps),
+            measured_batch_size=measured_batch_size,
             seed=self.seed,
             device=self.device,
         )
@@ -168,7 +187,7 @@ class _Planner:
             raise NotEnoughEvidenceError(
                 f"not enough evidence: after {len(found.losses)} pilot steps the gradient of {self.task.name} is not resolved "
                 f"from its noise (noise scale at least {found.noise_scale.low:.0f}); measure about {found.more_batches} more "
-                f"batches of {self.task.batch_size}: raise --budget-steps to "
+                f"batches of {measured_batch_size}: raise --budget-steps to "
                 f"{math.ceil((plain_steps + found.more_batches) / 50) * 50}"
             )
         return found

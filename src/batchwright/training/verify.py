@@ -117,21 +117,19 @@ def grid(task: Task, plan: Plan, batch_factors: Sequence[float], lr_factors: Seq
     """The settings of the sweep; the plan's own comes first, so that hopeless ones are known early."""
     sizes = {min(max(1, round(plan.batch_size * factor)), task.num_train) for factor in {*batch_factors, 1.0}}
     critical = plan.intervals["critical_batch_size"].value
-    settings = [
-        Setting(
+
+    def rule(size: int) -> float:
+        if size == plan.batch_size:
+            return plan.lr  # to the last bit: the plan's own setting is looked up again
+        return scale_lr(
+            task.optimizer.name,
+            plan.lr,
+            base_batch_size=plan.batch_size,
             batch_size=size,
-            lr=factor
-            * scale_lr(
-                task.optimizer.name,
-                plan.lr,
-                base_batch_size=plan.batch_size,
-                batch_size=size,
-                critical_batch_size=critical,
-            ),
+            critical_batch_size=critical,
         )
-        for size in sizes
-        for factor in {*lr_factors, 1.0}
-    ]
+
+    settings = [Setting(batch_size=size, lr=factor * rule(size)) for size in sizes for factor in {*lr_factors, 1.0}]
     return sorted(
         settings,
         key=lambda each: (abs(math.log(each.batch_size / plan.batch_size)), abs(math.log(each.lr / plan.lr)), each.lr),

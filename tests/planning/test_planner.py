@@ -1,0 +1,133 @@
+"""A plan is complete, repeatable, honest about its cost, and survives the disk."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import batchwright as bw
+from batchwright.core.errors import InputError, NotEnoughEvidenceError, RecordError
+from batchwright.core.statistics import Interval
+from batchwright.planning.planner import lr_turning_point
+
+
+def make_task(**changes) -> bw.Task:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(600, 6, generator=generator)
+    labels = (inputs[:, 0] + 0.5 * torch.randn(600, generator=generator) > 0).long()
+    settings = {
+        "name": "toy",
+        "model": lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2)),
+        "loss": lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none"),
+        "train": TensorDataset(inputs[:500], labels[:500]),
+        "evaluation": TensorDataset(inputs[500:], labels[500:]),
+        "optimizer": bw.OptimizerSpec(lr=0.02),
+        "batch_size": 16,
+    }
+    return bw.Task(**{**settings, **changes})
+
+
+@pytest.mark.parametrize("objective", ["time", "examples", "balanced"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_plan_names_everything_with_intervals_and_reasons(objective, optimizer):
+    plan = bw.plan(make_task(optimizer=bw.OptimizerSpec(name=optimizer, lr=0.01)), objective, device="cpu")
+    assert 1 <= plan.micro_batch_size <= plan.batch_size <= 500
+    assert plan.lr > 0
+    assert {"batch_size", "lr", "noise_scale", "critical_batch_size", "excess_time"} <= set(plan.intervals)
+    assert {"batch_size", "micro_batch_size", "lr", "momentum", "noise_scale", "critical_batch_size"} <= set(
+        plan.reasons
+    )
+    assert ("beta2" in plan.reasons) == (optimizer == "adamw")
+    assert set(plan.cost.parts) == {"memory", "pilot", "noise", "throughput", "lr trial"}
+    assert plan.cost.plain_steps == pytest.approx(sum(plan.cost.parts.values()))
+    critical = plan.intervals["critical_batch_size"]
+    assert critical.value == pytest.approx(plan.intervals["noise_scale"].value * plan.evidence.kappa.value)
+    assert [point.batch_size for point in plan.evidence.curve] == sorted(
+        point.batch_size for point in plan.evidence.curve
+    )
+
+
+def test_calibration_is_in_the_plan_with_its_own_cost():
+    plan = bw.plan(make_task(), calibrate=True, device="cpu")
+    assert plan.cost.parts["calibration"] > 0
+    assert plan.evidence.calibration.num_seeds >= 2
+    assert "branches" in plan.evidence.kappa_source
+
+
+def test_plan_json_round_trips(tmp_path):
+    plan = bw.plan(make_task(), device="cpu", kappa=Interval(value=1.0, low=0.5, high=math.inf))
+    assert plan.intervals["critical_batch_size"].high == math.inf
+    path = plan.save(tmp_path)
+    again = bw.Plan.load(path)
+    assert again.evidence == plan.evidence
+    assert again.intervals == plan.intervals
+    assert (again.lr, again.cost, again.reasons) == (plan.lr, plan.cost, plan.reasons)
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 99'))
+    with pytest.raises(RecordError, match="schema 1 or older"):
+        bw.Plan.load(tmp_path)
+
+
+def test_the_pilot_repeats_with_the_seed():
+    first, second = (bw.plan(make_task(), device="cpu", seed=3) for _ in range(2))
+    assert first.evidence.pilot_losses == second.evidence.pilot_losses
+
+
+def test_planning_leaves_the_random_generators_alone():
+    state = torch.get_rng_state()
+    bw.plan(make_task(), device="cpu")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_lr_that_flies_away_bounds_the_batch():
+    """A quadratic with curvature 1 at lr 1.9: any larger lr diverges, whatever the noise allows."""
+    generator = torch.Generator().manual_seed(0)
+
+    class Vector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.theta = nn.Parameter(torch.full((4,), 10.0))
+
+    task = bw.Task(
+        name="edge",
+        model=Vector,
+        loss=lambda model, batch: 0.5 * (model.theta - batch[0]).square().sum(1),
+        train=TensorDataset(torch.randn(4096, 4, generator=generator)),
+        optimizer=bw.OptimizerSpec(lr=1.9, momentum=0.0),
+        batch_size=4,
+    )
+    plan = bw.plan(task, "time", device="cpu", kappa=Interval(value=500.0, low=400.0, high=600.0))
+    assert plan.lr <= 2.2
+    assert "flew away" in plan.reasons["batch_size"] or plan.lr <= 1.9
+
+
+def test_a_gradient_lost_in_noise_is_not_given_a_number():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(500, 6, generator=generator)
+    task = make_task(
+        model=lambda: nn.Linear(6, 1, bias=False),
+        loss=lambda model, batch: model(batch[0]).squeeze(1),
+        train=TensorDataset(inputs - inputs.mean(0)),
+        evaluation=None,
+        optimizer=bw.OptimizerSpec(lr=1e-9),
+    )
+    with pytest.raises(
+        NotEnoughEvidenceError, match=r"measure about \d+ more batches of \d+: raise --budget-steps to \d+"
+    ):
+        bw.plan(task, device="cpu")
+
+
+def test_bounds_are_kept_and_bad_arguments_named():
+    assert bw.plan(make_task(), "time", device="cpu", max_batch_size=24).batch_size <= 24
+    assert bw.plan(make_task(), "time", bw.Budget(seconds=0.2), device="cpu").batch_size >= 1
+    with pytest.raises(InputError, match="objective must be one of balanced, examples, time"):
+        bw.plan(make_task(), "speed")
+    with pytest.raises(InputError, match="plain_steps must be"):
+        bw.Budget(plain_steps=5.0)
+
+
+def test_the_learning_rate_turns_at_the_larger_of_noise_scale_and_critical_size():
+    small, large = Interval(value=10.0, low=5.0, high=20.0), Interval(value=100.0, low=50.0, high=200.0)
+    assert lr_turning_point(small, large) == large
+    assert lr_turning_point(large, small) == large
