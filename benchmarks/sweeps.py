@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from batchwright.core.records import make_folder, read_json, write_json
+from batchwright.core.records import make_folder, read_json, read_records, write_json
 from batchwright.core.serialization import from_plain
 from batchwright.tasks.loading import load_task
 from batchwright.tasks.task import Task
@@ -49,6 +49,29 @@ def path_of(folder: Path, name: str) -> Path:
     return folder / f"sweep-{name.replace(':', '-')}.json"
 
 
+def gather(runs: Path) -> list[Trial]:
+    """The trials of an unfinished sweep, from the records of its runs; the one under way is left out."""
+    trials = []
+    for folder in sorted(runs.iterdir()):
+        records = read_records(folder)
+        ends = records.of_kind("end")
+        if not ends or ends[-1]["reason"] == "interrupted":
+            continue
+        start, found = records.of_kind("start")[0], ends[-1]["to_target"] or {}
+        trials.append(
+            Trial(
+                batch_size=start["batch_size"],
+                lr=start["optimizer"]["lr"],
+                seed=start["seed"],
+                reached=bool(found),
+                steps=found.get("steps"),
+                examples=found.get("examples"),
+                seconds=found.get("seconds"),
+            )
+        )
+    return trials
+
+
 def load_trials(folder: Path, name: str) -> tuple[Trial, ...]:
     return from_plain(tuple[Trial, ...], read_json(path_of(folder, name))["trials"], name)
 
@@ -58,10 +81,16 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/sweeps"))
+    parser.add_argument(
+        "--gather", type=Path, help="write the sweep of TASK from the runs in this folder, without running more"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     make_folder(options.out)
     for name in options.tasks:
+        if options.gather:
+            write_json(path_of(options.out, name), {"task": name, "trials": gather(options.gather), "seconds": None})
+            continue
         start = time.perf_counter()
         task = load_task(name)
         runs = options.out / f"runs-{name.replace(':', '-')}-{time.time():.0f}"

@@ -1,6 +1,9 @@
 """Memory is predicted from micro-batches of 2, 4 and 8 examples and judged by what larger steps really hold."""
 
 import importlib
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +12,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from batchwright.core.errors import DoesNotFitError, InputError
-from batchwright.measure.memory import fit_peak, memory
+from batchwright.measure.memory import memory
+from batchwright.measure.memory_peak import fit_peak
+from batchwright.measure.memory_steps import Steps, out_of_memory
 from batchwright.measure.memory_tracker import MemoryTracker
 from batchwright.tasks.task import OptimizerSpec, Task
 
@@ -62,7 +67,7 @@ def make_task(model=cnn, optimizer: str = "sgd", num_examples: int = 1024, loss=
 
 
 def step_bytes(task: Task, size: int) -> int:
-    return max(module._Steps(task, 0, torch.device("cpu")).timeline(size))
+    return max(Steps(task, 0, torch.device("cpu")).timeline(size))
 
 
 def test_tracker_counts_storages_once_and_until_they_are_freed():
@@ -89,15 +94,12 @@ def test_tracker_agrees_with_the_one_of_torch_distributed():
     from torch.distributed._tools.mem_tracker import MemTracker
 
     task = make_task()
-    steps = module._Steps(task, 0, torch.device("cpu"))
+    steps = Steps(task, 0, torch.device("cpu"))
     batch = steps._batch(256)
-    steps.optimizer.zero_grad(set_to_none=True)
     judge = MemTracker()
     judge.track_external(steps.model, steps.optimizer, *batch)
     with judge:
-        for _ in range(2):
-            cross_entropy(steps.model, batch).mean().backward()
-            judge.reset_mod_stats()
+        cross_entropy(steps.model, batch).mean().backward()
         steps.optimizer.step()
     expected = sum(device["Total"] for device in judge.get_tracker_snapshot("peak").values())
     assert step_bytes(task, 256) == pytest.approx(expected, rel=0.002)
@@ -113,15 +115,17 @@ def test_prediction_from_few_examples_meets_a_large_step(name, optimizer):
         assert found.predicted_peak_bytes == pytest.approx(step_bytes(task, size), rel=0.005)
         assert found.warnings == ()
         assert found.num_steps == 4
-        assert found.num_examples == 2 + 2 * (2 + 4 + 8)
+        assert found.num_examples == 2 + (2 + 4 + 8)
 
 
 def test_the_largest_size_just_fits_the_budget():
     task, budget = make_task(), 3_000_000
-    found = memory(task, budget_bytes=budget, confirm_plain_steps=1000.0)
+    found = memory(task, budget_bytes=budget, confirm=False)
     size = found.max_micro_batch_size
     assert step_bytes(task, size) <= budget < step_bytes(task, size + 1)
-    assert found.confirmed
+    confirmed = memory(task, budget_bytes=budget, confirm_plain_steps=1000.0)
+    assert confirmed.confirmed
+    assert 0.97 * size <= confirmed.max_micro_batch_size <= size
     assert found.method == "live-tensors"
     assert found.predicted_peak_bytes == pytest.approx(found.fixed_bytes + found.bytes_per_example * size, abs=1)
 
@@ -203,7 +207,7 @@ def test_a_device_that_runs_out_elsewhere_than_predicted_is_found_in_four_tries(
         fixed = self.static_bytes()
         return int(fixed + (budget - fixed) * size / ceiling)
 
-    monkeypatch.setattr(module._Steps, "measured_peak", measured_peak)
+    monkeypatch.setattr(Steps, "measured_peak", measured_peak)
     found = memory(make_task(), budget_bytes=budget, confirm_plain_steps=1000.0)
     assert found.confirmed
     assert 0.94 * ceiling <= found.max_micro_batch_size <= ceiling
@@ -211,16 +215,187 @@ def test_a_device_that_runs_out_elsewhere_than_predicted_is_found_in_four_tries(
 
 
 def test_running_out_of_memory_is_told_from_other_errors(monkeypatch):
-    assert module._out_of_memory(MemoryError())
-    assert module._out_of_memory(torch.OutOfMemoryError())
-    assert module._out_of_memory(
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
-    )
-    assert not module._out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    monkeypatch.setattr(module._Steps, "measured_peak", lambda self, size: None)
+    assert out_of_memory(MemoryError())
+    assert out_of_memory(torch.OutOfMemoryError())
+    assert out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
+    assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    monkeypatch.setattr(Steps, "measured_peak", lambda self, size: None)
     found = memory(make_task(), budget_bytes=3_000_000, confirm_plain_steps=1000.0)
     assert not found.confirmed
     assert "no step stayed inside the budget" in found.confirmation
+
+
+class Limited(MemoryTracker):
+    """A device whose allocations fail past a limit."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__([])
+        self.limit, self.num_failed = limit, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        if self.timeline.pop() > self.limit:
+            self.num_failed += 1
+            raise torch.OutOfMemoryError("simulated limit")
+        return result
+
+
+def test_a_simulated_device_is_filled_with_at_most_one_failed_allocation():
+    device, task = Limited(3_000_000), make_task()
+    with device:
+        found = memory(task, budget_bytes=3_000_000, confirm_plain_steps=1000.0)
+    # What the step itself needs: beside it the sampler's order and indices are on this device.
+    true = memory(task, budget_bytes=3_000_000, confirm=False).max_micro_batch_size
+    assert found.confirmed
+    assert 0.97 * true <= found.max_micro_batch_size <= true
+    assert device.num_failed == found.num_failed <= 1
+
+
+def test_a_device_without_room_for_a_step_says_so():
+    task = make_task()
+    with Limited(20_000), pytest.raises(DoesNotFitError, match="a step on 2 examples, got out of memory"):
+        memory(task, budget_bytes=3_000_000)
+
+
+def test_trial_finds_the_ceiling_of_a_device():
+    task = make_task()
+    predicted = memory(task, budget_bytes=3_000_000, confirm=False).max_micro_batch_size
+    with Limited(3_000_000):
+        found = memory(task, budget_bytes=3_000_000, method="trial")
+    assert found.method == "trial"
+    assert 0.95 * predicted <= found.max_micro_batch_size <= predicted
+    assert found.num_failed >= 1
+    assert found.predicted_peak_bytes <= 3_000_000
+
+
+def test_a_step_that_cannot_be_counted_is_not_tried_on_a_cpu():
+    def untraceable(model: nn.Module, batch: tuple) -> torch.Tensor:
+        if torch._C._len_torch_dispatch_stack():
+            raise NotImplementedError("no dispatch modes")
+        return cross_entropy(model, batch)
+
+    with pytest.raises(NotImplementedError, match="no dispatch modes"):
+        memory(make_task(loss=untraceable))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_evaluation_has_a_ceiling_of_its_own(name):
+    task = replace(
+        make_task(MODELS[name], "adamw"), evaluation=TensorDataset(*make_task(num_examples=700).train.tensors)
+    )
+    budget = 2_500_000
+    train, evaluation = (memory(task, mode=mode, budget_bytes=budget, confirm=False) for mode in ("train", "eval"))
+    assert evaluation.mode == "eval"
+    assert train.max_micro_batch_size < evaluation.max_micro_batch_size <= 700
+    for size in (64, 300):
+        found = memory(task, mode="eval", max_micro_batch_size=size, budget_bytes=2**40)
+        steps = Steps(task, 0, torch.device("cpu"), "eval")
+        assert not steps.model.training
+        assert found.predicted_peak_bytes == pytest.approx(max(steps.timeline(size)), rel=0.005)
+
+
+def test_metrics_count_in_an_evaluation():
+    def dear(model: nn.Module, batch: tuple) -> torch.Tensor:
+        return batch[0].flatten(1).repeat(1, 100).mean(1)
+
+    task = make_task()
+    plain = memory(task, mode="eval", budget_bytes=2**40, confirm=False)
+    assert memory(
+        replace(task, metrics={"dear": dear}), mode="eval", budget_bytes=2**40, confirm=False
+    ).bytes_per_example > (plain.bytes_per_example)
+
+
+class Sentences:
+    """Rows of different lengths, padded to the longest of a batch."""
+
+    def __init__(self, lengths: list[int]) -> None:
+        self.lengths = lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[torch.Tensor]:
+        longest = max(self.lengths[index] for index in indices)
+        return [torch.ones(longest, 8) for _ in indices]
+
+
+def sentence_task(lengths: list[int]) -> Task:
+    return Task(
+        name="sentences",
+        model=lambda: nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1)),
+        loss=lambda model, batch: model(batch).square().mean((1, 2)),
+        train=Sentences(lengths),
+    )
+
+
+def test_the_longest_example_bounds_the_micro_batch():
+    task = sentence_task([5] * 199 + [50])
+    longest = memory(sentence_task([50] * 200), budget_bytes=2_000_000, confirm=False)
+    found = memory(task, largest=True, budget_bytes=2_000_000, confirm=False)
+    assert found.max_micro_batch_size == longest.max_micro_batch_size
+    assert found.max_micro_batch_size < memory(task, budget_bytes=2_000_000, confirm=False).max_micro_batch_size
+    given = memory(task, largest=lambda size: torch.ones(size, 50, 8), budget_bytes=2_000_000, confirm=False)
+    assert given.max_micro_batch_size == longest.max_micro_batch_size
+    with pytest.raises(InputError, match=r"largest\(2\) must give a batch of 2 examples, got 1"):
+        memory(task, largest=lambda size: torch.ones(1, 50, 8))
+
+
+RANK = """
+import sys, torch, importlib
+from torch import distributed, nn
+from torch.utils.data import TensorDataset
+from batchwright import OptimizerSpec, Task
+from batchwright.measure import memory
+rank, store, budgets = int(sys.argv[1]), sys.argv[2], [int(value) for value in sys.argv[3:]]
+torch.set_num_threads(1)
+distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+task = Task(
+    name="two-ranks",
+    model=lambda: nn.Linear(64, 1),
+    loss=lambda model, batch: model(batch[0]).square().mean(1),
+    train=TensorDataset(torch.ones(4096, 64)),
+    optimizer=OptimizerSpec(lr=0.1),
+)
+try:
+    found = memory(task, budget_bytes=budgets[rank], confirm=False)
+    print(found.max_micro_batch_size, found.predicted_peak_bytes <= budgets[rank], *found.warnings)
+except RuntimeError as error:
+    print(type(error).__name__, error)
+distributed.destroy_process_group()
+"""
+
+
+def run_two_ranks(tmp_path, *budgets: int) -> list[str]:
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(rank), str(tmp_path / "store"), *map(str, budgets)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outcomes = [rank.communicate(timeout=120) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], outcomes
+    return [out.strip() for out, _ in outcomes]
+
+
+def test_two_ranks_agree_on_the_smaller_answer(tmp_path):
+    first, second = run_two_ranks(tmp_path, 100_000, 300_000)
+    size = first.split()[0]
+    assert first == f"{size} True"
+    assert second.startswith(
+        f"{size} True another rank has room for {size} examples alone; this one would have had for "
+    )
+
+
+def test_a_rank_that_fits_nothing_stops_the_others_too(tmp_path):
+    first, second = run_two_ranks(tmp_path, 100, 300_000)
+    assert first.startswith("DoesNotFitError budget_bytes must hold a step")
+    assert second.startswith("DoesNotFitError a step must fit on every rank, got another rank that failed")
 
 
 def test_generators_are_left_alone_also_after_a_failure():
@@ -242,6 +417,8 @@ def test_generators_are_left_alone_also_after_a_failure():
     [
         ({"budget_bytes": 0}, "budget_bytes must be an integer of at least 1"),
         ({"max_micro_batch_size": 0}, "max_micro_batch_size must be an integer of at least 1"),
+        ({"mode": "test"}, "mode must be one of eval, train, got 'test'"),
+        ({"method": "guess"}, "method must be one of predict, trial, got 'guess'"),
         ({"confirm_plain_steps": -1.0}, "confirm_plain_steps must be a finite number and at least 0"),
     ],
 )

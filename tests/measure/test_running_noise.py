@@ -83,3 +83,23 @@ def test_state_resumes_exactly_through_json():
     for value in np.random.default_rng(2).normal(1, 1, 37):
         running = running.update(StepNoise(trace=3 + value, grad_sq_norm=value))
     assert RunningNoiseScale.from_state(json.loads(json.dumps(running.to_state()))) == running
+
+
+def test_status_names_what_is_known():
+    running = RunningNoiseScale(0.95)
+    assert running.status == "no interval yet"
+    for noise in np.random.default_rng(1).normal(0, 1, 100):
+        running = running.update(StepNoise(trace=10.0, grad_sq_norm=noise))
+    assert running.status == "not resolved yet"
+    assert not running.resolved
+    for noise in np.random.default_rng(1).normal(5, 1, 200):
+        running = running.update(StepNoise(trace=10.0, grad_sq_norm=noise))
+    assert running.status == "resolved"
+    assert running.resolved
+
+
+def test_measuring_leaves_the_gradient_as_it_was():
+    batch, model, other = torch.randn(20, DIM, generator=torch.Generator().manual_seed(0)), Vector(), Vector()
+    measured_step(model, batch, 3)
+    accumulate_gradient(other, loss, batch, micro_batch_size=3)
+    assert torch.equal(model.theta.grad, other.theta.grad)

@@ -1,7 +1,7 @@
 """Gradient noise scale in the dual norm of an optimizer: l1 for sign methods, nuclear for Muon.
 
-Source: Naganuma et al. (2026), arXiv:2602.03001: the noise that steepest descent in a norm feels is measured in the dual norm. Deviations:
-from micro-batches on one device instead of ranks; convolutions count, flattened to matrices; both norms are debiased.
+Source: Naganuma et al. (2026), arXiv:2602.03001: the noise that steepest descent in a norm feels is measured in the dual norm.
+Deviations: from micro-batches on one device instead of ranks; convolutions count, flattened to matrices; both norms are debiased.
 """
 
 import math
@@ -70,12 +70,14 @@ def dual_noise_scale(
 
     With ``V`` the covariance of a per-example gradient, ``l1`` has ``noise_norm = sum_i sqrt(V_ii)`` and ``grad_norm = sum_i |G_i|``.
     ``nuclear`` sums over the parameters of two or more axes, each as a matrix of its first axis by the rest: ``noise_norm =
-    tr sqrt(E[(g - G)(g - G)^T])``, over the shorter side, and ``grad_norm`` the nuclear norm of ``G``. By Jensen's inequality the mean
-    gradient of ``B`` examples is on average at most ``noise_norm / sqrt(B)`` from ``G`` in that norm, so ``value`` is the batch
-    size at which the bound is the gradient itself. Second moments are unbiased; the root pulls ``noise_norm`` down and
-    the noise left in the mean gradient pushes ``grad_norm`` up, and the jackknife over blocks of batches removes both to first order in the
-    number of examples. Where entries (or singular values) of ``G`` lie below the noise of their mean, ``grad_norm`` stays too
-    large and ``value`` too small: ``high`` therefore also holds the case that all of that noise, ``noise_norm / sqrt(N)``, is in it.
+    tr sqrt(E[(g - G)(g - G)^T])``, over the shorter side, and ``grad_norm`` is the nuclear norm of ``G``. By Jensen's inequality the
+    mean gradient of ``B`` examples is on average at most ``noise_norm / sqrt(B)`` from ``G`` in that norm, so ``value`` is the
+    batch size at which that bound is as large as the gradient.
+
+    Second moments are unbiased; the root pulls ``noise_norm`` down and the noise left in the mean gradient pushes ``grad_norm`` up.
+    The jackknife over blocks of batches removes both to first order in the number of examples. Where entries, or singular
+    values, of ``G`` lie below the noise of their mean, ``grad_norm`` stays too large and ``value`` too small:
+    ``high`` therefore also holds the case that all of that noise, ``noise_norm / sqrt(N)``, is in it.
 
     Args:
         model: Any model, in the mode in which it is to be measured.
@@ -103,7 +105,7 @@ def dual_noise_scale(
             "model must have a trainable parameter of two or more axes for norm='nuclear', got none; use norm='l1'"
         )
     kept = [parameter for parameter, wanted in zip(trainable(model), chosen, strict=True) if wanted]
-    blocks = BlockSums(kept, copies=2)
+    blocks = BlockSums(kept, copies=4)  # two tensors, in float64
     with preserved(model):
         for batch in batches:
             blocks.add(_batch_sums(model, loss, batch, num_micro_batches, chosen, norm))

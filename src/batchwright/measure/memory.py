@@ -24,6 +24,8 @@ CPU_SHARE, CUDA_SHARE = 0.6, 0.9
 MAX_CONFIRMATIONS = 5
 # A confirmed peak this near to the budget is not worth another step.
 WELL_USED = 0.97
+# The first real step leaves this much for what is not the step's own, such as indices: a failed one costs as much.
+FIRST_SHARE = 0.99
 # A prediction is seldom off by more than a little, so the first retreat is short.
 RETREATS = (0.98, 0.75)
 
@@ -97,7 +99,7 @@ def memory(
         budget_bytes: Memory for all of it; 60 % of what is available on a CPU, 90 % on CUDA where left out.
         device: Where to train.
         max_micro_batch_size: Never more; the number of examples where left out.
-        confirm: Do a real step at the answer.
+        confirm: Do a real step at the answer, with 1 % of the budget to spare.
         confirm_plain_steps: On a CPU, not if that costs more than this many steps at the task's batch size.
         seed: Of the model and the examples.
 
@@ -121,16 +123,16 @@ def memory(
     random_state = RandomState.capture()
     try:
         try:
-            try:
-                steps = Steps(task, seed, device, mode, largest)
-            except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
-                    raise
-                raise DoesNotFitError(
-                    f"the device must hold the model and a step on {SIZES[0]} examples, got out of memory; make the model or its "
-                    "optimizer's state smaller"
-                ) from error
+            steps = Steps(task, seed, device, mode, largest)
             found = _find(steps, cap, budget_bytes, method, confirm, confirm_plain_steps)
+        except (MemoryError, RuntimeError) as error:
+            _smallest_of_ranks(0, device)  # the others wait for this rank's answer
+            if not out_of_memory(error):
+                raise
+            raise DoesNotFitError(
+                f"the device must hold the model and a step on {SIZES[0]} examples, got out of memory; make the model or its "
+                "optimizer's state smaller"
+            ) from error
         except Exception:
             _smallest_of_ranks(0, device)  # the others wait for this rank's answer
             raise
@@ -168,7 +170,7 @@ def _find(steps: Steps, cap: int, budget: int | None, method: str, confirm: bool
         timelines = _timelines(steps)
     except Exception as error:
         # Without a limit that makes allocations fail, as the CPU has none, sizes cannot be tried.
-        if steps.device.type != "cuda" or not steps.runs(min(SIZES[0], len(steps.dataset))):
+        if out_of_memory(error) or steps.device.type != "cuda" or not steps.runs(min(SIZES[0], len(steps.dataset))):
             raise
         reason = f"the memory of a step could not be counted ({type(error).__name__}), so sizes were tried"
         return _tried(steps, cap, budget, (reason,))
@@ -181,6 +183,8 @@ def _find(steps: Steps, cap: int, budget: int | None, method: str, confirm: bool
         )
     else:
         size = int(min(cap, peak.largest_within(budget)))
+        if confirm and size < cap:
+            size = min(size, max(1, int(peak.largest_within(int(FIRST_SHARE * budget)))))
         if size < 1:
             raise DoesNotFitError(
                 f"budget_bytes must hold a step on at least one example, got {budget:,} bytes and one takes {peak.at(1):,}; "
@@ -260,12 +264,15 @@ def _confirm(
             sentence=f"a step on {size} examples would cost about {cost:.0f} plain steps, more than {plain_steps:g}",
         )
     fitting: _Confirmation | None = None
+    highest, failures = cap, 0
     for _ in range(MAX_CONFIRMATIONS):
         if fitting is not None and size <= fitting.size:
             break
         measured = steps.measured_peak(size)
         if measured is None:
-            size = max(1, int(size * RETREATS[min(steps.num_failed, len(RETREATS)) - 1]))
+            highest = max(1, int(RETREATS[0] * size))
+            size = max(1, int(RETREATS[min(failures, len(RETREATS) - 1)] * size))
+            failures += 1
             continue
         fixed, per_example = peak.parts_at(size)
         correction = max(measured - fixed, 1) / max(per_example * size, 1.0)
@@ -280,7 +287,7 @@ def _confirm(
                 break
         # Solved anew with the growth that was measured; a little lower, or the last fitting size would be missed again.
         wanted = size * 0.99 * (budget - fixed) / max(measured - fixed, 1)
-        size = max(1, min(cap, int(wanted)))
+        size = max(1, min(highest, int(wanted)))
     return fitting or _Confirmation(
         size=size, confirmed=False, sentence=f"no step stayed inside the budget in {MAX_CONFIRMATIONS} tries"
     )

@@ -66,7 +66,7 @@ def trial_search(
         ...         raise MemoryError
         >>> model = nn.Linear(1, 1)
         >>> trial_search(step, model, torch.optim.SGD(model.parameters()), max_micro_batch_size=4096)
-        TrialSearch(max_micro_batch_size=768, num_trials=9, num_failed=4)
+        TrialSearch(max_micro_batch_size=768, num_trials=11, num_failed=5)
     """
     check_int("max_micro_batch_size", max_micro_batch_size, at_least=1)
     check_int("start", start, at_least=1)

@@ -17,8 +17,9 @@ from batchwright.core.statistics import Array, Interval, normal_quantile, studen
 # A fit is refused when it misses a median by more than this, all repeats of that size, and more than the scatter explains.
 MISFIT = 0.05
 MISFIT_CHANCE = 0.01
-# The knee gives away this part of the best throughput; a flat step time may rise by that part.
-KNEE_LOSS = 0.05
+# The knee aims at giving away this part of the best throughput, so that with the error of a prediction it stays under 5 %; a flat
+# step time may rise by that part.
+KNEE_LOSS = 0.03
 FLAT_RISE = 0.1
 NUM_RESAMPLES = 200
 HUBER = 1.5
@@ -38,11 +39,16 @@ class StepTime:
         batch_size: Examples in the step.
         step_time_s: Seconds, median of the repeats with its interval.
         num_repeats: Timed steps, warm-up left out.
+        loading_s: Seconds an example of fetching the batch, a part of the step; 0 where it was not timed apart.
+        region: ``loading`` where fetching takes half of the step or more, else ``launch`` where less than half of the step grows
+            with the batch, else ``compute``; empty where it is not known.
     """
 
     batch_size: int
     step_time_s: Interval
     num_repeats: int
+    loading_s: float = 0.0
+    region: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +64,8 @@ class StepTimeCurve:
         knots: Batch sizes between which a piecewise prediction is linear; empty for an affine one.
         covariance: Of ``a`` and ``b``: variance of ``a``, covariance, variance of ``b``.
         spread: Standard deviation of a single repeat relative to its median, robust, pooled over the sizes.
-        knee: Smallest batch size whose predicted throughput is within 5 % of the best one at a measured size.
+        knee: Smallest batch size whose predicted throughput is within 3 % of the best one, at a measured size or up to the size
+            that the fit was asked to look ahead to.
         flat_until: Largest batch size, up to the largest measured, whose step takes at most 10 % longer than the smallest
             measured one's, or no longer than the upper end of its interval.
     """
@@ -101,6 +108,7 @@ def fit_step_time(
     rng: np.random.Generator,
     level: float = 0.95,
     num_resamples: int = NUM_RESAMPLES,
+    look_ahead_to: int | None = None,
 ) -> StepTimeCurve:
     """Fit the step time to repeated measurements.
 
@@ -113,6 +121,7 @@ def fit_step_time(
         rng: For the bootstrap.
         level: Nominal coverage of all intervals.
         num_resamples: Bootstrap resamples.
+        look_ahead_to: Largest batch size for the knee; the largest measured where left out.
 
     Returns:
         The fitted curve.
@@ -123,7 +132,7 @@ def fit_step_time(
     Example:
         >>> curve = fit_step_time({1: [2.0, 2.0], 4: [5.0, 5.0], 16: [17.0, 17.0]}, rng=np.random.default_rng(0))
         >>> round(curve.overhead_s.value, 3), round(curve.per_example_s.value, 3), curve.knee
-        (1.0, 1.0, 9)
+        (1.0, 1.0, 11)
     """
     check_number("level", level, above=0.0, below=1.0)
     check_int("num_resamples", num_resamples, at_least=2)
@@ -153,6 +162,10 @@ def fit_step_time(
     grid = grid[grid >= sizes[0]]
     predicted = _interpolated(grid, sizes, medians) if piecewise else line[0] + line[1] * grid
     at_sizes = medians if piecewise else fitted
+    ahead = np.array([point for point in _candidates(max(look_ahead_to or 0, int(sizes[-1]))) if point >= sizes[0]])
+    at_ahead = _interpolated(ahead, sizes, medians) if piecewise else line[0] + line[1] * ahead
+    # Sizes that were only asked about may hold the best one, those between measured ones not.
+    best = max(float((sizes / at_sizes).max()), float(ahead[-1] / at_ahead[-1]))
     points = tuple(
         StepTime(
             batch_size=int(size),
@@ -170,7 +183,7 @@ def fit_step_time(
         knots=tuple(int(size) for size in sizes) if piecewise else (),
         covariance=(float(covariance[0, 0]), float(covariance[0, 1]), float(covariance[1, 1])),
         spread=spread,
-        knee=_knee(grid, predicted, float((sizes / at_sizes).max())),
+        knee=_knee(ahead, at_ahead, best),
         flat_until=_flat_until(grid, predicted, max(FLAT_RISE * at_sizes[0], noise)),
     )
 
