@@ -22,8 +22,9 @@ $(VENV)/.dev: $(VENV)/.core
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
+# One thread: its steps are so small that two threads only wait for each other, and on a busy machine for much else.
 demo: $(VENV)/.core
-	$(BIN)/batchwright demo --out runs/demo
+	OMP_NUM_THREADS=1 $(BIN)/batchwright demo --out runs/demo
 
 # One torch thread a worker: on a busy machine two threads are slower than one.
 test: $(VENV)/.dev

@@ -21,6 +21,7 @@ from batchwright.planning.kappa import KappaMeasurement, KappaTable
 from batchwright.planning.planner import MAX_PILOT_STEPS
 from batchwright.tasks.loading import load_task
 from batchwright.training.sweep import Trial
+from batchwright.training.verify import by_setting
 from benchmarks.sweeps import TASKS, load_trials, path_of
 
 TABLE = Path(__file__).parents[1] / "src" / "batchwright" / "planning" / "kappa.json"
@@ -28,22 +29,19 @@ NUM_PILOTS = 3
 
 
 def table_of(trials: tuple[Trial, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Batch sizes, and examples to target of shape ``(sizes, lrs, seeds)``; infinite where not reached."""
-    sizes = sorted({trial.batch_size for trial in trials})
-    rows = []
-    for size in sizes:
-        lrs = sorted({trial.lr for trial in trials if trial.batch_size == size})
-        rows.append(
-            [
-                [
-                    trial.examples if trial.examples is not None else math.inf
-                    for trial in trials
-                    if trial.batch_size == size and trial.lr == lr
-                ]
-                for lr in lrs
-            ]
-        )
-    return np.array(sizes, dtype=float), np.array(rows, dtype=float)
+    """Batch sizes, and examples to target of shape ``(sizes, lrs, seeds)``; infinite where not reached.
+
+    A size that an unfinished sweep has not tried at every lr is left out: its best lr is not known.
+    """
+    rows: dict[int, list[list[float]]] = {}
+    for setting, group in sorted(by_setting(trials).items(), key=lambda item: (item[0].batch_size, item[0].lr)):
+        found = [trial.examples if trial.examples is not None else math.inf for trial in group]
+        rows.setdefault(setting.batch_size, []).append(found)
+    num_lrs, num_seeds = max(map(len, rows.values())), max(len(row[0]) for row in rows.values())
+    whole = {
+        size: row for size, row in rows.items() if len(row) == num_lrs and all(len(each) == num_seeds for each in row)
+    }
+    return np.array(list(whole), dtype=float), np.array(list(whole.values()), dtype=float)
 
 
 def fit(sizes: np.ndarray, examples: np.ndarray) -> float:

@@ -10,7 +10,7 @@ A, B = 1e-3, 2e-5
 SIZES = (2, 8, 32, 64, 128, 256)
 COUNTS = (12, 12, 10, 7, 4, 3)
 # Throughput 1 / (A / B_size + B): within 5 % of that at 256 from here on.
-KNEE = 194
+KNEE = 216
 
 
 def draw(rng, *, overhead=A, noise=0.03, outliers=0.0, disturbed=0.0, curve=None) -> dict[int, list[float]]:

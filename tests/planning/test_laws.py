@@ -17,7 +17,7 @@ from batchwright.planning.laws import (
     scale_lr,
     steps_ratio,
 )
-from batchwright.planning.planner import inverse, product
+from batchwright.planning.log_normal import inverse, product
 
 
 def test_steps_times_batch_size_are_examples():
@@ -88,6 +88,13 @@ def test_objectives_ask_for_what_they_say():
     assert slow.wanted.value == pytest.approx(fastest_batch_size(400, 0.0001, 0.001), rel=0.3)
     assert "fastest size" in slow.reason
     assert choice("time", max_batch_size=64).batch_size == 64
+
+
+def test_a_device_that_is_all_overhead_does_not_ask_for_the_whole_data_set():
+    found = choice("time", step_time_s=lambda sizes: 0.003 + 1e-9 * sizes)
+    assert found.wanted.value == pytest.approx(4 * 400)
+    assert found.excess_time.value < 0.25
+    assert "beyond 4 critical sizes" in found.reason
 
 
 def test_wide_kappa_widens_the_size_by_its_root_and_hardly_costs_time():

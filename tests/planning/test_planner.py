@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 import batchwright as bw
 from batchwright.core.errors import InputError, NotEnoughEvidenceError, RecordError
 from batchwright.core.statistics import Interval
-from batchwright.planning.planner import lr_turning_point
+from batchwright.planning.laws import lr_turning_point
 
 
 def make_task(**changes) -> bw.Task:

@@ -18,7 +18,8 @@ from batchwright.core.errors import CheckpointError, OutputError
 from batchwright.core.preserve import RandomState
 from batchwright.core.records import read_records
 from batchwright.training.checkpoint import Checkpoint, load_newest, save_checkpoint
-from batchwright.training.loop import holds_run, train
+from batchwright.training.loop import train
+from batchwright.training.settings import holds_run
 
 from .conftest import make_task
 

@@ -96,7 +96,9 @@ def _row(label: str, runs: list[Any]) -> dict[str, Any]:
         "accuracy": mean_interval([run.values["accuracy"] for run in runs]),
     }
     for unit in ("steps", "examples", "seconds"):
-        row[unit] = mean_interval([getattr(each, unit) for each in reached]) if reached else None
+        found = mean_interval([getattr(each, unit) for each in reached]) if reached else None
+        # Nothing here can be negative, whatever a symmetric interval of three runs says.
+        row[unit] = found and replace(found, low=max(found.low, 0.0) if len(reached) > 1 else found.low)
     return row
 
 

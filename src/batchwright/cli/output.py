@@ -1,6 +1,7 @@
 """What commands print: one JSON envelope, or text for people; progress goes to standard error."""
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,5 +65,7 @@ def number(value: float) -> str:
 
 
 def interval_text(interval: Interval) -> str:
-    """``value (low to high)``."""
+    """``value (low to high)``; the value alone where nothing bounds it on either side, as for the mean of one run."""
+    if interval.low == -math.inf and interval.high == math.inf:
+        return number(interval.value)
     return f"{number(interval.value)} ({number(interval.low)} to {number(interval.high)})"

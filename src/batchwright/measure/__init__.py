@@ -1,8 +1,24 @@
 """Measurements of a training job, each with an interval; none of them leaves a trace in what it measured."""
 
 from batchwright.measure.branch import Branch, branch
+from batchwright.measure.dual_norms import DualNoiseScale, dual_noise_scale
+from batchwright.measure.gradient_statistics import (
+    BatchTest,
+    GradientStatistics,
+    cabs_batch_size,
+    cosine_of_halves,
+    dive_batch_size,
+    gradient_diversity,
+    gradient_snr,
+    inner_product_test,
+    norm_test,
+    orthogonality_test,
+)
 from batchwright.measure.memory import Memory, memory
+from batchwright.measure.memory_trial import TrialSearch, trial_search
 from batchwright.measure.noise import NoiseScale, noise_scale
+from batchwright.measure.noise_groups import adam_divisors, noise_scale_by_group
+from batchwright.measure.noise_ranks import RankNoise
 from batchwright.measure.per_example import PerExampleNorms, per_example_grad_norms, per_example_sq_norms_by_layer
 from batchwright.measure.pilot import Pilot, pilot
 from batchwright.measure.running_noise import RunningNoiseScale
@@ -10,19 +26,36 @@ from batchwright.measure.snapshot import Snapshot
 from batchwright.measure.throughput import Throughput, throughput
 
 __all__ = [
+    "BatchTest",
     "Branch",
+    "DualNoiseScale",
+    "GradientStatistics",
     "Memory",
     "NoiseScale",
     "PerExampleNorms",
     "Pilot",
+    "RankNoise",
     "RunningNoiseScale",
     "Snapshot",
     "Throughput",
+    "TrialSearch",
+    "adam_divisors",
     "branch",
+    "cabs_batch_size",
+    "cosine_of_halves",
+    "dive_batch_size",
+    "dual_noise_scale",
+    "gradient_diversity",
+    "gradient_snr",
+    "inner_product_test",
     "memory",
     "noise_scale",
+    "noise_scale_by_group",
+    "norm_test",
+    "orthogonality_test",
     "per_example_grad_norms",
     "per_example_sq_norms_by_layer",
     "pilot",
     "throughput",
+    "trial_search",
 ]

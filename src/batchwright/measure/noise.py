@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from batchwright.core.batches import Batch
@@ -123,9 +124,7 @@ def noise_scale(
         check_number("level", level, above=0.0, below=1.0)
         norm_layers = NormLayerSums(model, loss)
         sums = _pooled(model, batches, norm_layers, norm_layers.check_enough)
-        # The calibration has the fewest batches, so its degrees of freedom are those of the whole.
-        dof = min(len(sums.num_parts), norm_layers.num_calibrations) - 1
-        return estimate(sums, slice(None), level, dof=dof, combine=calibrated)
+        return estimate(sums, slice(None), level, combine=calibrated, apart=sums.weighted[1] > 0)
     sums = pooled_sums(model, loss, batches, method, num_micro_batches, divide_by, level)
     return estimate(sums, slice(None), level)
 
@@ -182,8 +181,8 @@ def estimate(
     rows: slice | list[int],
     level: float,
     *,
-    dof: int | None = None,
     combine: Callable[[Array], Array] | None = None,
+    apart: NDArray[np.bool_] | None = None,
 ) -> NoiseScale:
     """The noise scale over the parameters in ``rows``.
 
@@ -191,8 +190,8 @@ def estimate(
         sums: Sums over blocks of batches.
         rows: Which parameters.
         level: Nominal coverage.
-        dof: Degrees of freedom of the interval; blocks less one when left out.
         combine: Makes one sum of squares of the rows of ``sums.weighted``; their sum when left out.
+        apart: Blocks that have another variance than the rest, such as those that also calibrate; none when left out.
     """
     combine = combine or (lambda weighted: np.asarray(weighted.sum(axis=0)))
     weighted, parts, sizes = sums.weighted[rows], sums.num_parts, sums.num_examples
@@ -203,7 +202,7 @@ def estimate(
     )
     covariance = jackknife_covariance(left_out.T)
     trace, grad_sq_norm = (float(value) for value in found)
-    dof = len(parts) - 1 if dof is None else dof
+    dof = float(len(parts) - 1) if apart is None else _effective_dof(left_out, trace, grad_sq_norm, apart)
     interval = ratio_interval(trace, grad_sq_norm, covariance, dof=dof, level=level)
     inverse_error = float(jackknife_covariance((left_out[1] / left_out[0])[:, None])[0, 0]) ** 0.5
     return NoiseScale(
@@ -220,6 +219,17 @@ def estimate(
         level=level,
         inverse_standard_error=inverse_error,
     )
+
+
+def _effective_dof(left_out: Array, trace: float, grad_sq_norm: float, apart: NDArray[np.bool_]) -> float:
+    """Welch and Satterthwaite's degrees of freedom of the ratio's variance, of which two sets of blocks give unlike shares."""
+    deviations = left_out - left_out.mean(axis=1, keepdims=True)
+    # Of trace - ratio * grad_sq_norm, which Fieller's interval compares with zero; of the gradient alone where it is unresolved.
+    of_ratio = deviations[0] * grad_sq_norm - deviations[1] * trace if grad_sq_norm > 0 else deviations[1]
+    sets = [of_ratio[chosen] for chosen in (apart, ~apart) if chosen.sum() > 1]
+    shares = np.array([(each**2).sum() for each in sets])
+    counts = np.array([len(each) - 1 for each in sets])
+    return float(shares.sum() ** 2 / (shares**2 / counts).sum()) if shares.sum() > 0 else float(counts.sum())
 
 
 def unbiased(sum_sq_norm: object, weighted: object, num_parts: object, num_examples: object) -> Array:

@@ -55,11 +55,9 @@ class RankNoise:
 
     def attach(self, model: Any) -> None:
         """Become the communication hook of a `torch.nn.parallel.DistributedDataParallel`; a model takes one, once."""
-        # Imported here, because a build of torch may come without it.
-        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+        inner: Callable[[Any, Any], Any] = self._inner or _mean
 
-        inner: Callable[[Any, Any], Any] = self._inner or allreduce_hook
-
+        # Made here, because a build of torch may come without these types.
         def hook(state: None, bucket: dist.GradBucket) -> Future[Tensor]:
             self._local.append(sq_norm([bucket.buffer()]))
 
@@ -97,6 +95,12 @@ class RankNoise:
         dist.all_reduce(table, group=self._group)
         rows = table.cpu().numpy()
         return rank_step_noise(rows[:, 0], rows[:, 1], reduced, weighting=self._weighting)
+
+
+def _mean(group: Any, bucket: Any) -> Any:
+    """What DDP does without a hook, to the last bit; torch's own `allreduce_hook` divides, which for 3 ranks rounds otherwise."""
+    buffer = bucket.buffer().mul_(1.0 / dist.get_world_size(group))
+    return dist.all_reduce(buffer, group=group, async_op=True).get_future()
 
 
 def rank_step_noise(

@@ -162,7 +162,8 @@ def fit_step_time(
     grid = grid[grid >= sizes[0]]
     predicted = _interpolated(grid, sizes, medians) if piecewise else line[0] + line[1] * grid
     at_sizes = medians if piecewise else fitted
-    ahead = np.array([point for point in _candidates(max(look_ahead_to or 0, int(sizes[-1]))) if point >= sizes[0]])
+    ahead = _candidates(max(look_ahead_to or 0, int(sizes[-1])))
+    ahead = ahead[ahead >= sizes[0]]
     at_ahead = _interpolated(ahead, sizes, medians) if piecewise else line[0] + line[1] * ahead
     # Sizes that were only asked about may hold the best one, those between measured ones not.
     best = max(float((sizes / at_sizes).max()), float(ahead[-1] / at_ahead[-1]))

@@ -29,6 +29,8 @@ MIN_REPEATS, MAX_REPEATS = 3, 30
 DEAR = 3.0
 # Sizes are raised while one more raise gains at least this part of throughput.
 GAIN = 0.02
+# The fit at the end takes about this long, which is many steps of a tiny model.
+FIT_S = 0.01
 # A fetch that keeps the processor busy for this part of its time waits for nothing.
 BUSY = 0.8
 # A size is settled when the standard error of its median is below this part of it.
@@ -86,8 +88,8 @@ def throughput(
         batch_sizes: Sizes to measure; from 2 by a factor of 16 to the task's own, then by factors of 4, where left out.
         max_batch_size: Largest size that is measured or recommended; the number of training examples where left out.
         micro_batch_size: Most examples in one forward pass; larger batches are accumulated.
-        budget_plain_steps: Wall time that may be spent, in steps at the task's batch size. Two sizes with their repeats are
-            measured in any case.
+        budget_plain_steps: Time that may be spent, in steps at the task's batch size; what other work takes is left out. Two
+            sizes with their repeats are measured in any case.
         device: Where to train.
         seed: Of the model, the data order and the bootstrap.
         timer: Seconds; another one than the default is believed on a CPU too, instead of the processor time.
@@ -188,14 +190,14 @@ class _Measurement:
         self.warm_up_s: dict[int, float] = {}
         self.repeats: dict[int, list[_Step]] = {}
         self.notes: list[str] = []
-        self.num_steps = self.num_examples = 0
-        self.start = timer()
+        self.num_steps = self.num_examples = self.num_busy_fetches = 0
+        self.start, self.spent_s = timer(), 0.0
 
     def run(self, sizes: Sequence[int], budget_plain_steps: float, *, may_skip: bool) -> None:
         plain = self.task.batch_size
         # The first step of a process imports and compiles, which is no cost of this measurement.
         self.timed_step(plain)
-        self.start = self.timer()
+        self.start, self.spent_s = self.timer(), 0.0
         self.warm_up(plain)
         self.budget_plain_steps = budget_plain_steps
         self.warm_up_all(sizes, may_skip)
@@ -251,7 +253,7 @@ class _Measurement:
         return rates[size] / max(rate for known, rate in rates.items() if known != size) - 1
 
     def warm_up(self, size: int) -> None:
-        self.warm_up_s[size] = self.timed_step(size).wall_s
+        self.warm_up_s[size] = self.busy_s(self.timed_step(size))
         self.repeats[size] = []
 
     def timed_step(self, size: int) -> _Step:
@@ -265,12 +267,15 @@ class _Measurement:
         after, busy_after = self.timer(), self.busy_timer()
         self.num_steps += 1
         self.num_examples += size
-        return _Step(
+        step = _Step(
             load_s=loaded - before,
             update_s=after - loaded,
             busy_load_s=busy_loaded - busy_before,
             busy_update_s=busy_after - busy_loaded,
         )
+        self.num_busy_fetches += step.busy_load_s >= BUSY * step.load_s
+        self.spent_s += self.busy_s(step)
+        return step
 
     def load(self, size: int) -> Batch:
         return to_device(fetch(self.task.train, self.sampler.take(size)), self.device)
@@ -286,9 +291,7 @@ class _Measurement:
 
     def busy_load_s(self, step: _Step) -> float:
         # A fetch may also wait for a disk or for workers, which is its own time.
-        steps = [known for steps in self.repeats.values() for known in steps]
-        shares = [known.busy_load_s / known.load_s for known in steps if known.load_s > 0]
-        return step.busy_load_s if shares and np.median(shares) >= BUSY else step.load_s
+        return step.busy_load_s if 2 * self.num_busy_fetches >= self.num_steps else step.load_s
 
     def stretch(self) -> float:
         """How much longer steps took on the wall than their threads worked, on average over the measurement."""
@@ -302,7 +305,7 @@ class _Measurement:
     def expected_s(self, size: int) -> float:
         """Forecast of a step: its repeats, else its warm-up, else the next smaller size's share and no less."""
         if self.repeats.get(size):
-            return float(np.median([step.wall_s for step in self.repeats[size]]))
+            return float(np.median(self.times(size)))
         if size in self.warm_up_s:
             return self.warm_up_s[size]
         smaller = sorted(known for known in self.repeats if known < size)
@@ -315,7 +318,8 @@ class _Measurement:
         return self.expected_s(known) + 1.5 * slope * (size - known)
 
     def left_s(self) -> float:
-        return self.budget_plain_steps * self.expected_s(self.task.batch_size) - (self.timer() - self.start)
+        fit_s = FIT_S if self.timer is time.perf_counter else 0.0
+        return self.budget_plain_steps * self.expected_s(self.task.batch_size) - self.spent_s - fit_s
 
     def min_repeats(self, size: int) -> int:
         return MIN_REPEATS if self.expected_s(size) <= DEAR * self.expected_s(self.task.batch_size) else MIN_REPEATS - 1
@@ -333,7 +337,7 @@ class _Measurement:
         # The standard error of a median is about 1.25 spread / sqrt(count).
         spread = robust_spread([self.times(known) for known in self.repeats if self.repeats[known]])
         error = 1.25 * spread / math.sqrt(len(steps))
-        spent_s = self.warm_up_s[size] + sum(step.wall_s for step in steps)
+        spent_s = self.warm_up_s[size] + sum(self.times(size))
         return error > SETTLED and spent_s + self.expected_s(size) <= share_s
 
     def result(self, level: float, rng: np.random.Generator, limit: int) -> Throughput:
@@ -362,7 +366,7 @@ class _Measurement:
     def with_region(self, point: StepTime, curve: StepTimeCurve, stretch: float) -> StepTime:
         size, step_s = point.batch_size, point.step_time_s.value
         loading_s = stretch * float(np.median([self.busy_load_s(step) for step in self.repeats[size]]))
-        growing_s = curve.step_time_s(2 * size).value - curve.step_time_s(size).value
+        growing_s = curve.step_time_s(2 * size).value - step_s
         region = "loading" if loading_s >= step_s / 2 else "launch" if growing_s < step_s / 2 else "compute"
         return replace(point, loading_s=loading_s / size, region=region)
 

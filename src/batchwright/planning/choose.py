@@ -16,6 +16,8 @@ from batchwright.planning.laws import power_of_two
 OBJECTIVES = ("time", "examples", "balanced")
 # "balanced" spends at most this part more examples than the small-batch limit.
 EXTRA_EXAMPLES = 0.2
+# Beyond this many critical sizes a larger batch saves less than a fifth of the steps whatever the device, and wastes examples.
+MAX_CRITICAL_SIZES = 4.0
 NUM_DRAWS = 2000
 
 StepTime = Callable[[Array], Array]
@@ -56,7 +58,7 @@ def choose(
 ) -> Choice:
     """Choose the batch size for an objective.
 
-    ``time`` minimises ``(1 + B_crit / B) t(B)``. ``balanced`` takes the largest size that spends at most 20 % more examples than
+    ``time`` minimises ``(1 + B_crit / B) t(B)`` over sizes up to four critical ones. ``balanced`` takes the largest size that spends at most 20 % more examples than
     the small-batch limit, but not past the fastest. ``examples`` takes the largest size whose step costs no more than the
     smallest batch's, so that nothing is gained by going lower, and never more than ``balanced``.
 
@@ -106,7 +108,7 @@ def _relative_time(grid: Array, times: Array, critical: Array) -> Array:
 def _wanted(objective: str, grid: Array, times: Array, critical: Array, flat_until: int) -> Array:
     """Size that the objective asks for, one a draw."""
     total = (1 + critical[:, None] / grid) * np.atleast_2d(times)
-    fastest = grid[total.argmin(axis=1)]
+    fastest = np.minimum(grid[total.argmin(axis=1)], np.maximum(MAX_CRITICAL_SIZES * critical, 1))
     if objective == "time":
         return np.asarray(fastest)
     balanced = np.maximum(np.minimum(EXTRA_EXAMPLES * critical, fastest), 1)
@@ -116,6 +118,13 @@ def _wanted(objective: str, grid: Array, times: Array, critical: Array, flat_unt
 
 def _reason(objective: str, wanted: float, grid: Array, times: Array, critical: float, max_batch_size: int) -> str:
     fastest = float(grid[((1 + critical / grid) * times).argmin()])
+    if fastest > MAX_CRITICAL_SIZES * critical:
+        fastest = MAX_CRITICAL_SIZES * critical
+        if objective == "time":
+            return (
+                f"a step is nearly all overhead, so larger is faster, but beyond {MAX_CRITICAL_SIZES:g} critical sizes (of {critical:.0f}) at "
+                "most a fifth of the steps is left to save"
+            )
     if wanted >= max_batch_size:
         return f"the objective asks for the largest batch size allowed, {max_batch_size}"
     if objective == "time":

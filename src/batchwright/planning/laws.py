@@ -7,6 +7,7 @@ for Adam); Marek et al. (2025), arXiv:2507.07101 (half-life of beta2 in examples
 import math
 
 from batchwright.core.checks import check_choice, check_number
+from batchwright.core.statistics import Interval
 from batchwright.tasks.task import OPTIMIZERS
 
 
@@ -68,3 +69,12 @@ def power_of_two(value: float, *, at_least: int = 1, at_most: int | None = None)
         exponent = min(exponent, math.floor(math.log2(at_most)))
     found = 1 << max(exponent, 0)
     return max(found, at_least) if at_most is None else min(max(found, at_least), at_most)
+
+
+def lr_turning_point(critical: Interval, noise: Interval) -> Interval:
+    """Batch size at which the learning rate stops following the batch: the larger of critical size and noise scale.
+
+    McCandlish et al. write the gain rule with the noise scale. Where training wastes examples earlier than that (kappa below one), the
+    best learning rates of the sweeps still followed the batch to the noise scale: see docs/benchmarks.md.
+    """
+    return critical if critical.value >= noise.value else noise

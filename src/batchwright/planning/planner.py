@@ -19,9 +19,11 @@ from batchwright.measure.pilot import Pilot, pilot
 from batchwright.measure.throughput import Throughput, throughput
 from batchwright.planning.budget import Budget
 from batchwright.planning.choose import OBJECTIVES, Choice, choose
+from batchwright.planning.evidence import gather_evidence
 from batchwright.planning.kappa import combine, kappa_prior
-from batchwright.planning.laws import keep_half_life, power_of_two, scale_lr
-from batchwright.planning.plan import Calibration, Cost, CurvePoint, Evidence, NoisePoint, Plan, StepTimePoint
+from batchwright.planning.laws import keep_half_life, lr_turning_point, power_of_two, scale_lr
+from batchwright.planning.log_normal import inverse, product
+from batchwright.planning.plan import Cost, Plan
 from batchwright.tasks.task import Task
 
 # Parts of the budget: training the pilot, noise at its points, more noise where it is not resolved, step times. What is left is for
@@ -343,39 +345,7 @@ class _Planner:
             },
             reasons=reasons,
             cost=cost,
-            evidence=Evidence(
-                noise=tuple(NoisePoint(step=step, noise_scale=point.interval) for step, point in found_pilot.points),
-                pilot_losses=found_pilot.losses,
-                step_times=tuple(
-                    StepTimePoint(batch_size=point.batch_size, step_time_s=point.step_time_s)
-                    for point in found_times.points
-                ),
-                overhead_s=found_times.overhead_s,
-                per_example_s=found_times.per_example_s,
-                bytes_per_example=float(found_memory.bytes_per_example),
-                memory_budget_bytes=found_memory.budget_bytes,
-                kappa=kappa,
-                kappa_source=kappa_source,
-                calibration=None
-                if branches is None
-                else Calibration(
-                    batch_sizes=branches.batch_sizes,
-                    losses=branches.losses,
-                    standard_errors=branches.standard_errors,
-                    critical_batch_size=branches.critical_batch_size,
-                    num_seeds=branches.num_seeds,
-                ),
-                curve=tuple(
-                    CurvePoint(
-                        batch_size=grid_size,
-                        time=relative,
-                        examples=examples,
-                        step_time_s=found_times.step_time_s(float(grid_size)).value,
-                    )
-                    for grid_size, relative, examples in zip(choice.grid, choice.time, choice.examples, strict=True)
-                ),
-                warnings=(*found_memory.warnings, *found_times.warnings),
-            ),
+            evidence=gather_evidence(choice, kappa, kappa_source, found_pilot, found_times, found_memory, branches),
             environment=environment(self.device),
         )
 
@@ -388,38 +358,3 @@ class _Trial:
     num_examples: int
     halvings: int
     tried: bool
-
-
-def lr_turning_point(critical: Interval, noise: Interval) -> Interval:
-    """Batch size at which the learning rate stops following the batch: the larger of critical size and noise scale.
-
-    McCandlish et al. write the gain rule with the noise scale. Where training wastes examples earlier than that (kappa below one), the
-    best learning rates of the sweeps still followed the batch to the noise scale: see docs/benchmarks.md.
-    """
-    return critical if critical.value >= noise.value else noise
-
-
-def product(left: Interval, right: Interval) -> Interval:
-    """Interval of a product of two independent positive quantities, both taken as log-normal."""
-    below = math.hypot(_log_gap(left.value, left.low), _log_gap(right.value, right.low))
-    above = math.hypot(_log_gap(left.high, left.value), _log_gap(right.high, right.value))
-    value = left.value * right.value
-    return Interval(value=value, low=value * math.exp(-below), high=value * _exp(above), level=left.level)
-
-
-def inverse(interval: Interval) -> Interval:
-    """Interval of one over a positive quantity."""
-    return Interval(
-        value=1 / interval.value,
-        low=0.0 if math.isinf(interval.high) else 1 / interval.high,
-        high=math.inf if interval.low <= 0 else 1 / interval.low,
-        level=interval.level,
-    )
-
-
-def _log_gap(upper: float, lower: float) -> float:
-    return math.inf if lower <= 0 or math.isinf(upper) else math.log(upper / lower)
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf

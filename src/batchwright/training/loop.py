@@ -6,9 +6,8 @@ A run killed at any instant goes on from its last checkpoint bit by bit (on a CP
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,29 +15,28 @@ from torch import Tensor
 from batchwright.adapt import Controller, Measured
 from batchwright.core.batches import to_device
 from batchwright.core.environment import environment, resolve_device
-from batchwright.core.errors import CheckpointError, InputError, NonFiniteLossError
+from batchwright.core.errors import InputError, NonFiniteLossError
 from batchwright.core.objectives import accumulate_gradient
 from batchwright.core.preserve import RandomState
-from batchwright.core.records import RECORDS_NAME, RecordWriter, read_records
+from batchwright.core.records import RecordWriter
 from batchwright.core.serialization import from_plain, to_plain
 from batchwright.core.vectors import trainable
 from batchwright.data.access import fetch
 from batchwright.data.samplers import EpochSampler, SamplerState
-from batchwright.measure.running_noise import MicroBatchNorms, RunningNoiseScale
+from batchwright.measure.running_noise import MicroBatchNorms
 from batchwright.planning.laws import scale_lr
 from batchwright.planning.plan import Plan
-from batchwright.tasks.evaluation import Evaluation, evaluate
+from batchwright.tasks.evaluation import evaluate
 from batchwright.tasks.task import Task
 from batchwright.training.checkpoint import Checkpoint, clean_up, load_newest, save_checkpoint, seed_everything
 from batchwright.training.interrupt import Interrupt
-from batchwright.training.run import Instant, Run, ToTarget, crossing
-from batchwright.training.settings import TrainSettings, make_settings
+from batchwright.training.run import Instant, Run, crossing
+from batchwright.training.settings import TrainSettings, holds_run, make_settings, recorded_settings
+from batchwright.training.state import LoopState
 
 # Records of steps and evaluations thin out as the run goes on: the next comes after this part of what is done so far.
 STEP_SPACING = 0.02
 EVALUATION_SPACING = 0.05
-# No first record is longer, in bytes.
-MAX_FIRST_LINE = 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,70 +135,6 @@ def train(
             raise
 
 
-def holds_run(folder: Path) -> bool:
-    """Whether a run was started in ``folder``; one killed before its first record was whole has left nothing to keep."""
-    path = folder / RECORDS_NAME
-    if not path.exists():
-        return False
-    with path.open("rb") as file:
-        return file.readline(MAX_FIRST_LINE).endswith(b"\n")
-
-
-def recorded_settings(folder: Path, task: Task) -> TrainSettings:
-    """The settings of the run in ``folder``.
-
-    Raises:
-        InputError: If the folder holds no run, or one of another task.
-    """
-    if not holds_run(folder):
-        raise InputError(f"--resume needs a folder that holds a run, got {folder}; start without --resume")
-    starts = read_records(folder).of_kind("start")
-    if not starts:
-        raise CheckpointError(f"{folder} holds records without a start; start anew in another folder")
-    settings: TrainSettings = from_plain(TrainSettings, starts[0]["settings"], "settings")
-    if settings.task != task.name:
-        raise InputError(f"--resume needs the task of the run, {settings.task!r}, got {task.name!r}")
-    return settings
-
-
-@dataclass(kw_only=True)
-class _State:
-    """What changes from step to step and goes into a checkpoint."""
-
-    step: int = 0
-    num_examples: int = 0
-    train_s: float = 0.0
-    batch_size: int
-    controller: dict[str, Any]
-    noise: RunningNoiseScale = field(default_factory=RunningNoiseScale)
-    losses: list[float] = field(default_factory=list)
-    next_step_record: int = 1
-    next_noise_record: int = 1
-    next_evaluation: int = 0
-    last_checkpoint: int = -1
-    before: Instant | None = None
-    evaluation: Evaluation | None = None
-    to_target: ToTarget | None = None
-
-    def to_plain(self) -> dict[str, Any]:
-        return {
-            **to_plain({name: getattr(self, name) for name in self.__dataclass_fields__}),
-            "noise": self.noise.to_state(),
-        }
-
-    @classmethod
-    def from_plain(cls, value: dict[str, Any]) -> "_State":
-        return cls(
-            **{
-                **value,
-                "noise": RunningNoiseScale.from_state(value["noise"]),
-                "before": from_plain(Instant | None, value["before"], "before"),
-                "evaluation": from_plain(Evaluation | None, value["evaluation"], "evaluation"),
-                "to_target": from_plain(ToTarget | None, value["to_target"], "to_target"),
-            }
-        )
-
-
 class _Loop:
     def __init__(
         self, task: Task, settings: TrainSettings, device: torch.device, folder: Path, records: RecordWriter
@@ -212,7 +146,7 @@ class _Loop:
         self.parameters = trainable(self.model)
         self.optimizer = settings.optimizer.build(self.parameters)
         self.sampler = EpochSampler(task.num_train, settings.seed)
-        self.state = _State(
+        self.state = LoopState(
             batch_size=settings.batch_size, controller=self.controller.init(batch_size=settings.batch_size)
         )
         self.pending: list[Tensor] = []
@@ -247,7 +181,7 @@ class _Loop:
         clean_up(self.folder)
         self.model.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.state = _State.from_plain(checkpoint.progress["state"])
+        self.state = LoopState.from_plain(checkpoint.progress["state"])
         self.sampler.restore(from_plain(SamplerState, checkpoint.progress["sampler"], "sampler"))
         self.records.write("resume", step=self.state.step, num_examples=self.state.num_examples, notes=self.notes)
         checkpoint.random_state.restore()

@@ -2,13 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from batchwright.adapt import REGISTRY, Controller, Fixed
 from batchwright.core.checks import check_choice, check_int
-from batchwright.core.errors import InputError
+from batchwright.core.errors import CheckpointError, InputError
+from batchwright.core.records import RECORDS_NAME, read_records
+from batchwright.core.serialization import from_plain
 from batchwright.planning.plan import Plan
 from batchwright.tasks.task import OptimizerSpec, Task
+
+# No first record is longer, in bytes.
+MAX_FIRST_LINE = 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,3 +120,29 @@ def make_settings(
         noise_every=noise_every,
         stop_at_target=stop_at_target,
     )
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run was started in ``folder``; one killed before its first record was whole has left nothing to keep."""
+    path = folder / RECORDS_NAME
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        return file.readline(MAX_FIRST_LINE).endswith(b"\n")
+
+
+def recorded_settings(folder: Path, task: Task) -> TrainSettings:
+    """The settings of the run in ``folder``.
+
+    Raises:
+        InputError: If the folder holds no run, or one of another task.
+    """
+    if not holds_run(folder):
+        raise InputError(f"--resume needs a folder that holds a run, got {folder}; start without --resume")
+    starts = read_records(folder).of_kind("start")
+    if not starts:
+        raise CheckpointError(f"{folder} holds records without a start; start anew in another folder")
+    settings: TrainSettings = from_plain(TrainSettings, starts[0]["settings"], "settings")
+    if settings.task != task.name:
+        raise InputError(f"--resume needs the task of the run, {settings.task!r}, got {task.name!r}")
+    return settings

@@ -1,0 +1,50 @@
+"""The evidence of a plan, out of what the measurements returned."""
+
+from batchwright.core.statistics import Interval
+from batchwright.measure.branch import Branch
+from batchwright.measure.memory import Memory
+from batchwright.measure.pilot import Pilot
+from batchwright.measure.throughput import Throughput
+from batchwright.planning.choose import Choice
+from batchwright.planning.plan import Calibration, CurvePoint, Evidence, NoisePoint, StepTimePoint
+
+
+def gather_evidence(
+    choice: Choice,
+    kappa: Interval,
+    kappa_source: str,
+    pilot: Pilot,
+    times: Throughput,
+    memory: Memory,
+    branches: Branch | None,
+) -> Evidence:
+    """Keep of each measurement what a reader needs to judge the plan."""
+    return Evidence(
+        noise=tuple(NoisePoint(step=step, noise_scale=point.interval) for step, point in pilot.points),
+        pilot_losses=pilot.losses,
+        step_times=tuple(
+            StepTimePoint(batch_size=point.batch_size, step_time_s=point.step_time_s) for point in times.points
+        ),
+        overhead_s=times.overhead_s,
+        per_example_s=times.per_example_s,
+        bytes_per_example=float(memory.bytes_per_example),
+        memory_budget_bytes=memory.budget_bytes,
+        kappa=kappa,
+        kappa_source=kappa_source,
+        calibration=None
+        if branches is None
+        else Calibration(
+            batch_sizes=branches.batch_sizes,
+            losses=branches.losses,
+            standard_errors=branches.standard_errors,
+            critical_batch_size=branches.critical_batch_size,
+            num_seeds=branches.num_seeds,
+        ),
+        curve=tuple(
+            CurvePoint(
+                batch_size=size, time=relative, examples=examples, step_time_s=times.step_time_s(float(size)).value
+            )
+            for size, relative, examples in zip(choice.grid, choice.time, choice.examples, strict=True)
+        ),
+        warnings=(*memory.warnings, *times.warnings),
+    )
