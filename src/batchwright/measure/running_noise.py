@@ -35,7 +35,7 @@ class MicroBatchNorms:
 
     Call `after_micro_batch` after each backward pass of `core.objectives.accumulate_gradient` on empty gradients. One
     copy of the gradient is held until the step ends; nothing waits for the device before `step_noise`. Each micro-batch
-    counts by its own norm: norms of the running sum alone would cost less by one pass and give a far noisier trace.
+    counts by its own norm, so the estimate is that of all parts.
     """
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
