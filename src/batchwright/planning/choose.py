@@ -58,9 +58,9 @@ def choose(
 ) -> Choice:
     """Choose the batch size for an objective.
 
-    ``time`` minimises ``(1 + B_crit / B) t(B)`` over sizes up to four critical ones. ``balanced`` takes the largest size that spends at most 20 % more examples than
-    the small-batch limit, but not past the fastest. ``examples`` takes the largest size whose step costs no more than the
-    smallest batch's, so that nothing is gained by going lower, and never more than ``balanced``.
+    ``time`` minimises ``(1 + B_crit / B) t(B)`` over sizes up to four critical ones. ``balanced`` takes the largest size that spends at
+    most 20 % more examples than the small-batch limit, but not past the fastest. ``examples`` takes the largest size whose step costs
+    no more than the smallest batch's, so that nothing is gained by going lower, and never more than ``balanced``.
 
     Args:
         objective: ``time``, ``examples`` or ``balanced``.
@@ -122,8 +122,8 @@ def _reason(objective: str, wanted: float, grid: Array, times: Array, critical: 
         fastest = MAX_CRITICAL_SIZES * critical
         if objective == "time":
             return (
-                f"a step is nearly all overhead, so larger is faster, but beyond {MAX_CRITICAL_SIZES:g} critical sizes (of {critical:.0f}) at "
-                "most a fifth of the steps is left to save"
+                f"a step is nearly all overhead, so larger is faster, but beyond {MAX_CRITICAL_SIZES:g} critical sizes "
+                f"(of {critical:.0f}) at most a fifth of the steps is left to save"
             )
     if wanted >= max_batch_size:
         return f"the objective asks for the largest batch size allowed, {max_batch_size}"
