@@ -42,12 +42,11 @@ def train(
 
     Example: batchwright train digits-cnn --policy noise-scale --out runs/adaptive
     """
-    from batchwright.tasks.loading import check_task, load_task
-
     from batchwright.adapt import REGISTRY
     from batchwright.core.checks import check_choice
     from batchwright.core.errors import InputError
     from batchwright.planning.plan import Plan
+    from batchwright.tasks.loading import check_task, load_task
     from batchwright.training.loop import Progress
     from batchwright.training.loop import train as run_training
 
