@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
 
-.PHONY: demo test check lint types contracts studies bench kappa clean
+.PHONY: demo test check lint types studies bench kappa regret clean
 
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +49,10 @@ bench: $(VENV)/.dev
 kappa: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.sweeps
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.kappa
+
+# How good plans are: needs the sweeps that `make kappa` leaves in runs/sweeps.
+regret: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.regret
 
 clean:
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

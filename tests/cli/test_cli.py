@@ -234,3 +234,11 @@ def test_every_help_has_an_example(capsys):
     for command in ("demo", "plan", "train", "report", "tasks", "doctor"):
         assert run([command, "--help"]) == 0
         assert "Example: batchwright" in " ".join(capsys.readouterr().out.split())
+
+
+def test_brackets_are_printed_as_they_are(capsys):
+    """Rich would read ``[report]`` as a style and print nothing."""
+    from batchwright.cli.output import console
+
+    console().print("pip install 'batchwright[report]'")
+    assert "batchwright[report]" in capsys.readouterr().out

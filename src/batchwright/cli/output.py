@@ -19,12 +19,12 @@ ENVELOPE_SCHEMA = 1
 
 def console() -> Console:
     """For people, on standard output."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
 
 
 def errors() -> Console:
     """For progress and notes, on standard error."""
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
 
 
 def print_json(command: str, result: Any, cost: Any, device: str = "cpu") -> None:
@@ -43,9 +43,9 @@ def print_json(command: str, result: Any, cost: Any, device: str = "cpu") -> Non
 def progress_bar() -> Iterator[Progress]:
     """A bar on a terminal; nothing where standard error is a file or a pipe."""
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeElapsedColumn(),
         console=errors(),
         transient=True,
