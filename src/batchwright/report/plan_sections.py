@@ -150,9 +150,13 @@ def _sure(plan: PlanRecord) -> list[Html]:
     lines: list[str] = []
     if curve:
         first, last = flat_part(curve)
+        sizes = (
+            f"Any batch size from {count(first)} to {count(last)}"
+            if first != last
+            else f"Only batch size {count(first)}"
+        )
         lines.append(
-            f"Any batch size from {count(first)} to {count(last)} is predicted to be within "
-            f"{percent(TOLERANCE - 1)} of the shortest time."
+            f"{sizes} is predicted to be within {percent(TOLERANCE - 1)} of the shortest time (sizes in powers of two)."
         )
         chosen = nearest(curve, float(plan.batch_size))
         worst = f"; at the far end of its interval {ratio(chosen.time.high)} ×" if chosen.time.high < math.inf else ""
