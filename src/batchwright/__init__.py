@@ -4,7 +4,6 @@ Names are imported when they are first used, so that importing the package costs
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from batchwright.training.loop import train
     from batchwright.training.run import Run
     from batchwright.training.verify import Verification, verify
-
-__version__ = version("batchwright")
 
 _PLACES = {
     "Budget": "batchwright.planning.budget",
@@ -55,6 +52,10 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(_PLACES[name]), name)
     elif name in _ROOMS:
         value = import_module(f"batchwright.{name}")
+    elif name == "__version__":  # reading the metadata takes longer than the rest of this import
+        from importlib.metadata import version
+
+        value = version("batchwright")
     else:
         raise AttributeError(f"module 'batchwright' has no attribute {name!r}; it has {', '.join(__all__)}")
     globals()[name] = value
