@@ -1,11 +1,13 @@
 """Time of one optimizer step against its batch size: ``a + b B`` where the repeats bear it, else linear between the measured sizes.
 
 The fit minimises Huber's loss of the relative errors of the medians, by iteratively reweighted least squares with ``a, b >= 0``.
-Sources: Huber (1981), section 7.8 (the reweighting); Efron & Tibshirani (1993), section 9.5 (bootstrap of residuals).
+Its intervals are closed forms, because a bootstrap takes as long as tens of steps of a small model.
+Sources: Huber (1981), sections 7.6 (covariance of the estimates) and 7.8 (the reweighting).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +21,8 @@ MISFIT = 0.05
 MISFIT_CHANCE = 0.01
 # The knee aims at giving away this part of the best throughput, so that with the error of a prediction it stays under 5 %; a flat
 # step time may rise by that part.
-KNEE_LOSS = 0.03
+KNEE_LOSS = 0.02
 FLAT_RISE = 0.1
-NUM_RESAMPLES = 200
 HUBER = 1.5
 # A normal sample's median absolute deviation times this is its standard deviation.
 MAD_TO_STD = 1.4826
@@ -62,9 +63,9 @@ class StepTimeCurve:
         fit: ``affine``, or ``piecewise`` where the repeats contradict the affine fit by more than 5 %; ``overhead_s`` and
             ``per_example_s`` are then the best line's, a rough description.
         knots: Batch sizes between which a piecewise prediction is linear; empty for an affine one.
-        covariance: Of ``a`` and ``b``: variance of ``a``, covariance, variance of ``b``.
+        covariance: Of ``a`` and ``b`` where neither is held at zero: variance of ``a``, covariance, variance of ``b``.
         spread: Standard deviation of a single repeat relative to its median, robust, pooled over the sizes.
-        knee: Smallest batch size whose predicted throughput is within 3 % of the best one, at a measured size or up to the size
+        knee: Smallest batch size whose predicted throughput is within 2 % of the best one, at a measured size or up to the size
             that the fit was asked to look ahead to.
         flat_until: Largest batch size, up to the largest measured, whose step takes at most 10 % longer than the smallest
             measured one's, or no longer than the upper end of its interval.
@@ -103,24 +104,17 @@ class StepTimeCurve:
 
 
 def fit_step_time(
-    repeats: Mapping[int, Sequence[float]],
-    *,
-    rng: np.random.Generator,
-    level: float = 0.95,
-    num_resamples: int = NUM_RESAMPLES,
-    look_ahead_to: int | None = None,
+    repeats: Mapping[int, Sequence[float]], *, level: float = 0.95, look_ahead_to: int | None = None
 ) -> StepTimeCurve:
     """Fit the step time to repeated measurements.
 
-    The bootstrap resamples the relative deviations of the repeats from their medians, pooled over the sizes after division by each
-    size's own spread, so that sizes with few repeats borrow from the others. The intervals are widened by Student's
-    quantile and by the misfit of the line.
+    A median's error comes from its size's own spread, drawn towards the spread of all sizes, so that sizes with few repeats borrow
+    from the others. The line's errors follow from those by its weights. Both are widened by Student's quantile, the line's also
+    by its misfit. An interval of a part that is held at zero is that of the free fit, cut at zero.
 
     Args:
         repeats: Seconds of each repeat, by batch size; at least two sizes.
-        rng: For the bootstrap.
         level: Nominal coverage of all intervals.
-        num_resamples: Bootstrap resamples.
         look_ahead_to: Largest batch size for the knee; the largest measured where left out.
 
     Returns:
@@ -130,149 +124,140 @@ def fit_step_time(
         InputError: If there are fewer than two sizes, a size has no repeats, none has two, or a time is not positive and finite.
 
     Example:
-        >>> curve = fit_step_time({1: [2.0, 2.0], 4: [5.0, 5.0], 16: [17.0, 17.0]}, rng=np.random.default_rng(0))
+        >>> curve = fit_step_time({1: [2.0, 2.0], 4: [5.0, 5.0], 16: [17.0, 17.0]})
         >>> round(curve.overhead_s.value, 3), round(curve.per_example_s.value, 3), curve.knee
-        (1.0, 1.0, 11)
+        (1.0, 1.0, 12)
     """
     check_number("level", level, above=0.0, below=1.0)
-    check_int("num_resamples", num_resamples, at_least=2)
     sizes, times = _checked(repeats)
     counts = np.array([len(row) for row in times], dtype=np.float64)
-    medians = np.array([np.median(row) for row in times])
-    spreads, pool, spread = _deviations(times)
-    line = _fit_line(sizes, medians[None], counts, spread)[0]
-    drawn_medians = _resampled_medians(medians, spreads, pool, counts, rng, num_resamples)
-    drawn_lines = _fit_line(sizes, drawn_medians, counts, spread)
+    medians = np.array([statistics.median(row) for row in times])
+    spreads, spread = _spreads(times)
+    errors = np.array(spreads) * np.sqrt(math.pi / (math.pi + 2 * (counts - 1)))
+    line, free, covariance = _fit_line(sizes, medians, counts, spread, errors)
 
-    widening = _student_factor(level, MAD_EFFICIENCY * float(counts.sum() - len(counts)))
+    quantile = student_quantile(level, max(MAD_EFFICIENCY * float(counts.sum() - len(counts)), 1.0))
     fitted = line[0] + line[1] * sizes
-    errors = np.maximum(drawn_medians.std(axis=0) / medians, MIN_SPREAD)
     misses = medians / fitted - 1
     # On a loaded machine most of a size's repeats may be slow; a single one near the line still speaks for it.
-    lows, highs = (np.array([end(row) for row in times]) for end in (np.min, np.max))
+    lows, highs = (np.array([end(row) for row in times]) for end in (min, max))
     denied = (np.abs(misses) > MISFIT) & ((fitted < lows * (1 - spread)) | (fitted > highs * (1 + spread)))
     # Two numbers were fitted, so the misses have that many fewer degrees of freedom.
     freedom = max(len(sizes) - 2, 1)
     misfit = float(((misses / errors) ** 2).sum())
+    widening = quantile / normal_quantile(level)
     piecewise = bool(denied.any() and misfit > _chi2_quantile(freedom) * widening**2)
     line_widening = widening * max(1.0, math.sqrt(misfit / freedom)) if len(sizes) > 2 else widening
+    covariance = covariance * line_widening**2
 
-    covariance = np.cov(drawn_lines.T) * line_widening**2
-    grid = _candidates(int(sizes[-1]))
-    grid = grid[grid >= sizes[0]]
-    predicted = _interpolated(grid, sizes, medians) if piecewise else line[0] + line[1] * grid
-    at_sizes = medians if piecewise else fitted
-    ahead = _candidates(max(look_ahead_to or 0, int(sizes[-1])))
-    ahead = ahead[ahead >= sizes[0]]
+    ahead = _candidates(int(sizes[0]), max(look_ahead_to or 0, int(sizes[-1])))
     at_ahead = _interpolated(ahead, sizes, medians) if piecewise else line[0] + line[1] * ahead
+    at_sizes = medians if piecewise else fitted
     # Sizes that were only asked about may hold the best one, those between measured ones not.
     best = max(float((sizes / at_sizes).max()), float(ahead[-1] / at_ahead[-1]))
     points = tuple(
         StepTime(
             batch_size=int(size),
-            step_time_s=_interval(median, draws, widening, level),
+            step_time_s=Interval(
+                value=median, low=median * math.exp(-quantile * error), high=median * math.exp(quantile * error), level=level
+            ),
             num_repeats=int(count),
         )
-        for size, median, draws, count in zip(sizes, medians, drawn_medians.T, counts, strict=True)
+        for size, median, error, count in zip(sizes, medians.tolist(), errors.tolist(), counts, strict=True)
     )
     noise = points[0].step_time_s.high - points[0].step_time_s.value
+    measured = ahead <= sizes[-1]
     return StepTimeCurve(
         points=points,
-        overhead_s=_interval(line[0], drawn_lines[:, 0], line_widening, level),
-        per_example_s=_interval(line[1], drawn_lines[:, 1], line_widening, level),
+        overhead_s=_interval(line[0], free[0], covariance[0, 0], level),
+        per_example_s=_interval(line[1], free[1], covariance[1, 1], level),
         fit="piecewise" if piecewise else "affine",
         knots=tuple(int(size) for size in sizes) if piecewise else (),
         covariance=(float(covariance[0, 0]), float(covariance[0, 1]), float(covariance[1, 1])),
         spread=spread,
         knee=_knee(ahead, at_ahead, best),
-        flat_until=_flat_until(grid, predicted, max(FLAT_RISE * at_sizes[0], noise)),
+        flat_until=_flat_until(ahead[measured], at_ahead[measured], max(FLAT_RISE * at_sizes[0], noise), int(sizes[-1])),
     )
 
 
-def robust_spread(times: Sequence[Sequence[float]]) -> float:
+def robust_spread(times: Iterable[Sequence[float]]) -> float:
     """Standard deviation of a single repeat relative to its median, pooled over sizes, from median absolute deviations."""
-    return _deviations([np.asarray(row, dtype=np.float64) for row in times])[2]
+    told = [deviation for row in times if len(row) > 1 for deviation in _deviations(row)]
+    return max(MAD_TO_STD * statistics.median(told), MIN_SPREAD)
 
 
-def _checked(repeats: Mapping[int, Sequence[float]]) -> tuple[Array, list[Array]]:
+def _checked(repeats: Mapping[int, Sequence[float]]) -> tuple[Array, list[list[float]]]:
     if len(repeats) < 2:
         raise InputError(f"repeats must hold at least 2 batch sizes, got {sorted(repeats)}; time another size")
     sizes = sorted(check_int("batch size", size, at_least=1) for size in repeats)
-    times = [np.asarray(repeats[size], dtype=np.float64) for size in sizes]
+    times = [[float(seconds) for seconds in repeats[size]] for size in sizes]
     if max(len(row) for row in times) < 2 or min(len(row) for row in times) < 1:
         counts = [len(row) for row in times]
         raise InputError(f"repeats must hold a time for each size and 2 for one, got {counts} times; time more steps")
     for size, row in zip(sizes, times, strict=True):
-        if not (np.isfinite(row).all() and (row > 0).all()):
-            raise InputError(f"every time must be positive and finite, got {row.tolist()} at batch size {size}")
+        if not all(math.isfinite(seconds) and seconds > 0 for seconds in row):
+            raise InputError(f"every time must be positive and finite, got {row} at batch size {size}")
     return np.array(sizes, dtype=np.float64), times
 
 
-def _deviations(times: Sequence[Array]) -> tuple[Array, Array, float]:
-    """Spread of each size, all standardised deviations from the medians, and the pooled spread; on a log scale."""
-    logs = [np.log(row / np.median(row)) for row in times]
-    told = [_deviating(row) for row in logs if len(row) > 1]
-    pooled = max(MAD_TO_STD * float(np.median(np.concatenate(told))), MIN_SPREAD)
-    # A size's own spread is drawn towards the pooled one as if that came from ten further repeats.
-    spreads = np.full(len(times), pooled)
-    for index, row in enumerate(logs):
-        if len(row) > 1:
-            own, weight = MAD_TO_STD * float(np.median(_deviating(row))), len(row) / (len(row) + 10)
-            spreads[index] = math.sqrt(weight * own**2 + (1 - weight) * pooled**2)
-    # A sample's own median is nearer to it than the true one; the factor undoes that on average.
-    pool = [
-        row / spread * math.sqrt(len(row) / (len(row) - 1))
-        for row, spread in zip(logs, spreads, strict=True)
-        if len(row) > 1
-    ]
-    return spreads, np.concatenate(pool), pooled
+def _spreads(times: Sequence[Sequence[float]]) -> tuple[list[float], float]:
+    """Spread of a repeat at each size and the pooled one, on a log scale."""
+    pooled = robust_spread(times)
+    spreads = []
+    for row in times:
+        # A size's own spread is drawn towards the pooled one as if that came from ten further repeats.
+        own = MAD_TO_STD * statistics.median(_deviations(row)) if len(row) > 1 else 0.0
+        weight = len(row) / (len(row) + 10) if len(row) > 1 else 0.0
+        spreads.append(math.sqrt(weight * own**2 + (1 - weight) * pooled**2))
+    return spreads, pooled
 
 
-def _deviating(logs: Array) -> Array:
+def _deviations(row: Sequence[float]) -> list[float]:
     """Sizes of the deviations from a sample's own median, such that their median is that of the deviations from the true one."""
-    deviations = np.abs(logs)
-    if len(logs) % 2:  # the median itself is in an odd sample, and its deviation of zero says nothing
-        return np.delete(deviations, deviations.argmin())
-    return deviations * math.sqrt(len(logs) / (len(logs) - 1))
+    # Plain Python: for a handful of numbers an array costs ten times as much, and this runs between timed steps.
+    middle = math.log(statistics.median(row))
+    deviations = sorted(abs(math.log(seconds) - middle) for seconds in row)
+    if len(row) % 2:  # the median itself is in an odd sample, and its deviation of zero says nothing
+        return deviations[1:]
+    factor = math.sqrt(len(row) / (len(row) - 1))
+    return [deviation * factor for deviation in deviations]
 
 
-def _resampled_medians(
-    medians: Array, spreads: Array, pool: Array, counts: Array, rng: np.random.Generator, num_resamples: int
-) -> Array:
-    """Medians of resampled repeats, shape ``(num_resamples, sizes)``."""
-    columns = []
-    for median, spread, count in zip(medians, spreads, counts, strict=True):
-        drawn = pool[rng.integers(len(pool), size=(num_resamples, int(count)))]
-        columns.append(median * np.exp(spread * np.median(drawn, axis=1)))
-    return np.stack(columns, axis=1)
-
-
-def _fit_line(sizes: Array, medians: Array, counts: Array, spread: float) -> Array:
-    """``a`` and ``b`` of each row of medians, shape ``(rows, 2)``."""
+def _fit_line(
+    sizes: Array, medians: Array, counts: Array, spread: float, errors: Array
+) -> tuple[Array, Array, Array]:
+    """``a`` and ``b`` that are not negative, the same free of that bound, and the covariance of the free ones."""
     weights = counts / medians**2
-    line = _least_squares(sizes, medians, weights)
+    line, free = _least_squares(sizes, medians, weights)
     for _ in range(5):
-        fitted = line[:, :1] + line[:, 1:] * sizes
+        fitted = line[0] + line[1] * sizes
         # The standard error of a median is about 1.25 spread / sqrt(count).
         standardised = np.abs(medians / fitted - 1) * np.sqrt(counts) / (1.25 * spread)
         # Where no size fits to the noise, the usual miss takes the noise's place, or every weight would shrink alike.
-        scale = np.maximum(1.0, np.median(standardised, axis=1, keepdims=True))
+        scale = max(1.0, statistics.median(standardised.tolist()))
         weights = counts / fitted**2 * np.minimum(1.0, HUBER * scale / np.maximum(standardised, 1e-12))
-        line = _least_squares(sizes, medians, weights)
-    return line
+        line, free = _least_squares(sizes, medians, weights)
+    # Both numbers are linear in the medians, whose errors are independent.
+    total = weights.sum()
+    mean_size = (weights * sizes).sum() / total
+    centred = weights * (sizes - mean_size)
+    slope = centred / (centred * sizes).sum()
+    by_median = np.stack([weights / total - mean_size * slope, slope]) * (medians * errors)
+    return line, free, by_median @ by_median.T
 
 
-def _least_squares(sizes: Array, medians: Array, weights: Array) -> Array:
-    total = weights.sum(axis=1)
-    mean_size, mean_time = (weights * sizes).sum(axis=1) / total, (weights * medians).sum(axis=1) / total
-    centred = sizes - mean_size[:, None]
-    slope = (weights * centred * medians).sum(axis=1) / (weights * centred**2).sum(axis=1)
-    overhead = mean_time - slope * mean_size
+def _least_squares(sizes: Array, medians: Array, weights: Array) -> tuple[Array, Array]:
+    total = weights.sum()
+    mean_size, mean_time = (weights * sizes).sum() / total, (weights * medians).sum() / total
+    centred = weights * (sizes - mean_size)
+    slope = (centred * medians).sum() / (centred * sizes).sum()
+    free = np.array([mean_time - slope * mean_size, slope])
     # On a border of the quarter plane the other number is fitted alone.
-    through_zero = (weights * sizes * medians).sum(axis=1) / (weights * sizes**2).sum(axis=1)
-    slope, overhead = np.where(overhead < 0, through_zero, slope), np.maximum(overhead, 0.0)
-    slope, overhead = np.maximum(slope, 0.0), np.where(slope < 0, mean_time, overhead)
-    return np.stack([overhead, slope], axis=1)
+    if free[0] < 0:
+        return np.array([0.0, (weights * sizes * medians).sum() / (weights * sizes**2).sum()]), free
+    if free[1] < 0:
+        return np.array([mean_time, 0.0]), free
+    return free, free
 
 
 def _interpolated(at: Array, sizes: Array, times: Array) -> Array:
@@ -286,32 +271,32 @@ def _interpolated(at: Array, sizes: Array, times: Array) -> Array:
     return np.where(at < sizes[0], below, np.where(at > sizes[-1], above, inside))
 
 
-def _interval(value: float, draws: Array, widening: float, level: float) -> Interval:
-    low, high = np.quantile(draws, [0.5 - 0.5 * level, 0.5 + 0.5 * level]) - value
+def _interval(value: float, free: float, variance: float, level: float) -> Interval:
+    half = normal_quantile(level) * math.sqrt(variance)
     return Interval(
         value=float(value),
-        low=max(float(value + widening * min(low, 0.0)), 0.0),
-        high=float(value + widening * max(high, 0.0)),
+        low=max(min(float(value), float(free) - half), 0.0),
+        high=max(float(value), float(free) + half),
         level=level,
     )
 
 
-def _candidates(largest: int) -> Array:
+def _candidates(smallest: int, largest: int) -> Array:
     """All batch sizes up to 1024, beyond that in steps of under one per cent."""
-    return np.unique(np.round(np.append(np.arange(1, min(largest, 1024) + 1), np.geomspace(1, largest, 1500))))
+    sizes = np.arange(smallest, min(largest, 1024) + 1, dtype=np.float64)
+    if largest <= 1024:
+        return sizes
+    start = max(smallest, 1025)
+    return np.append(sizes, np.round(np.geomspace(start, largest, 2 + int(110 * math.log(largest / start)))))
 
 
 def _knee(grid: Array, predicted: Array, best: float) -> int:
     return int(grid[(grid / predicted >= (1 - KNEE_LOSS) * best * (1 - 1e-9)).argmax()])
 
 
-def _flat_until(grid: Array, predicted: Array, rise: float) -> int:
+def _flat_until(grid: Array, predicted: Array, rise: float, largest: int) -> int:
     above = predicted > predicted[0] + rise
-    return int(grid[above.argmax() - 1] if above.any() else grid[-1])
-
-
-def _student_factor(level: float, dof: float) -> float:
-    return student_quantile(level, max(dof, 1.0)) / normal_quantile(level)
+    return int(grid[above.argmax() - 1] if above.any() else largest)
 
 
 def _chi2_quantile(dof: int) -> float:
