@@ -159,7 +159,10 @@ def fit_step_time(
         StepTime(
             batch_size=int(size),
             step_time_s=Interval(
-                value=median, low=median * math.exp(-quantile * error), high=median * math.exp(quantile * error), level=level
+                value=median,
+                low=median * math.exp(-quantile * error),
+                high=median * math.exp(quantile * error),
+                level=level,
             ),
             num_repeats=int(count),
         )
@@ -176,7 +179,9 @@ def fit_step_time(
         covariance=(float(covariance[0, 0]), float(covariance[0, 1]), float(covariance[1, 1])),
         spread=spread,
         knee=_knee(ahead, at_ahead, best),
-        flat_until=_flat_until(ahead[measured], at_ahead[measured], max(FLAT_RISE * at_sizes[0], noise), int(sizes[-1])),
+        flat_until=_flat_until(
+            ahead[measured], at_ahead[measured], max(FLAT_RISE * at_sizes[0], noise), int(sizes[-1])
+        ),
     )
 
 
@@ -223,9 +228,7 @@ def _deviations(row: Sequence[float]) -> list[float]:
     return [deviation * factor for deviation in deviations]
 
 
-def _fit_line(
-    sizes: Array, medians: Array, counts: Array, spread: float, errors: Array
-) -> tuple[Array, Array, Array]:
+def _fit_line(sizes: Array, medians: Array, counts: Array, spread: float, errors: Array) -> tuple[Array, Array, Array]:
     """``a`` and ``b`` that are not negative, the same free of that bound, and the covariance of the free ones."""
     weights = counts / medians**2
     line, free = _least_squares(sizes, medians, weights)
