@@ -1,10 +1,11 @@
-"""The knee of the throughput curve on four tasks: how good the recommended batch is, its cost, and what a loaded machine does to it.
+"""The knee of the throughput curve: how good the recommended batch is, what the whole call costs, and what a loaded machine does to it.
 
-    BATCHWRIGHT_DATA=/path/to/data python -m benchmarks.knee [--repeats N]
+    BATCHWRIGHT_DATA=/path/to/data python -m benchmarks.knee [TASK ...] [--repeats N]
 
-Each task is measured N times as the machine is, and N times with a busy loop on every processor beside it. Truth: throughput by the
-thread's processor time at each recommended batch and at all powers of two up to the data set, in nine turns, lower quartiles; the table
-shows throughput at the recommended batch over the best of these. A cost of a plain step is one step at the task's default batch.
+Each task is measured N times as the machine is, and N times with a busy loop on every processor beside it, after one call that sets the
+process up. Truth: throughput by the thread's processor time at each recommended batch and at all powers of two up to the data set, in
+turns for a few seconds, medians; the table shows throughput at the recommended batch over the best of these. Costs are in steps at
+the task's default batch: the wall time of the whole call, from outside, and the part of it that was timed steps.
 Set MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 before Python for steadier times on glibc.
 """
 
@@ -27,9 +28,10 @@ from batchwright.measure.throughput import Throughput, throughput
 from batchwright.tasks.registry import REGISTRY
 from batchwright.tasks.task import Task
 
-NAMES = ("digits-mlp", "digits-cnn", "noisy-quadratic")
+NAMES = ("digits-mlp", "digits-cnn", "noisy-quadratic", "char-gpt")
+WITH_DATA = ("uci-mlp", "fashion-cnn")
 # The truth goes up to the first size whose step takes longer than this; larger ones gain nothing by then.
-MAX_STEP_S, ROUNDS = 0.6, 9
+MAX_STEP_S, ROUNDS, TRUTH_S = 0.6, 5, 5.0
 
 
 def loop() -> None:
@@ -68,10 +70,11 @@ def true_rates(task: Task, sizes: list[int]) -> dict[int, float]:
         if timed(size) > MAX_STEP_S:
             times = {known: [] for known in times if known < size}
             break
-    for _ in range(ROUNDS):  # sizes take turns, so that a disturbance meets them all
-        for size, found in times.items():
+    end = time.perf_counter() + TRUTH_S
+    while time.perf_counter() < end or min(map(len, times.values())) < ROUNDS:
+        for size, found in times.items():  # sizes take turns, so that a disturbance meets them all
             found.append(timed(size))
-    return {size: size / float(np.quantile(found, 0.25)) for size, found in times.items()}
+    return {size: size / float(np.median(found)) for size, found in times.items()}
 
 
 def measure(task: Task, repeats: int) -> list[tuple[Throughput, float]]:
@@ -85,34 +88,37 @@ def measure(task: Task, repeats: int) -> list[tuple[Throughput, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("tasks", nargs="*")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
     torch.set_num_threads(1)
     root = os.environ.get("BATCHWRIGHT_DATA")
-    # Without data the fourth is the one whose steps take longest.
-    names = (*NAMES, "uci-mlp" if root else "char-gpt")
+    names = options.tasks or (*NAMES, *(WITH_DATA if root else ()))
     tasks = [REGISTRY[name].make(Path(root) if root else None, None) for name in names]
-    idle = {task.name: measure(task, repeats) for task in tasks}
+    for task in tasks:
+        throughput(task, budget_plain_steps=5.0)
+    idle = {task.name: measure(task, options.repeats) for task in tasks}
     with busy_loops():
-        loaded = {task.name: measure(task, repeats) for task in tasks}
+        loaded = {task.name: measure(task, options.repeats) for task in tasks}
     print(
-        "| task | knees | of the best | plain steps | in steps | knees, busy | of the best | moved by 2^ | regions | loading |"
+        "| task | plain step | knee | of the best | whole call | timed steps | knee, busy | of the best | moved by 2^ | regions |"
     )
-    print("|---|---|---|---|---|---|---|---:|---|---:|")
+    print("|---|---:|---|---|---|---|---|---|---:|---|")
     for task in tasks:
         knees = {state: [one.knee for one, _ in runs[task.name]] for state, runs in (("idle", idle), ("busy", loaded))}
         powers = [2**power for power in range(3, int(math.log2(task.num_train)) + 1)]
         rates = true_rates(task, sorted({*powers, *knees["idle"], *knees["busy"], task.num_train}))
         best = max(rates.values())
-        share = {state: [f"{rates.get(knee, math.nan) / best:.1%}" for knee in found] for state, found in knees.items()}
-        moved = max(abs(math.log2(b / np.median(knees["idle"]))) for b in knees["busy"])
-        last = idle[task.name][-1][0]
-        regions = ", ".join(f"{point.batch_size} {point.region}" for point in last.points)
-        costs = " ".join(f"{one.cost_plain_steps:.0f}" for one, _ in idle[task.name])
-        inner = " ".join(f"{sum_of_steps(one):.0f}" for one, _ in idle[task.name])
+        share = {state: [100 * rates.get(knee, math.nan) / best for knee in found] for state, found in knees.items()}
+        moved = max(abs(math.log2(busy / np.median(knees["idle"]))) for busy in knees["busy"])
+        runs = idle[task.name]
+        regions = ", ".join(f"{point.batch_size} {point.region}" for point in runs[-1][0].points)
+        plain_s = float(np.median([one.plain_step_s for one, _ in runs]))
+        whole = [seconds / one.plain_step_s for one, seconds in runs]
+        inner = [sum_of_steps(one) for one, _ in runs]
         print(
-            f"| {task.name} | {joined(knees['idle'])} | {joined(share['idle'])} | {costs} | {inner} | {joined(knees['busy'])} | "
-            f"{joined(share['busy'])} | {moved:.2f} | {regions} | {1e6 * last.loading_s:.2f} us |",
+            f"| {task.name} | {1e3 * plain_s:.2f} ms | {spanned(knees['idle'])} | {spanned(share['idle'], 1)} % | {spanned(whole)} | "
+            f"{spanned(inner)} | {spanned(knees['busy'])} | {spanned(share['busy'], 1)} % | {moved:.2f} | {regions} |",
             flush=True,
         )
 
@@ -123,8 +129,9 @@ def sum_of_steps(found: Throughput) -> float:
     return repeats / found.plain_step_s
 
 
-def joined(values: list) -> str:
-    return " ".join(map(str, values))
+def spanned(values: list, digits: int = 0) -> str:
+    """The median and, in brackets, the smallest and the largest."""
+    return f"{np.median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
 if __name__ == "__main__":

@@ -22,27 +22,12 @@ from torch.utils.data import TensorDataset
 
 from batchwright.measure.memory import memory
 from batchwright.measure.memory_steps import Steps
-from batchwright.measure.memory_tracker import MemoryTracker
+from batchwright.measure.simulated_device import SimulatedDevice
 from batchwright.tasks.task import OptimizerSpec, Task
 
 NUM_EXAMPLES = 4096
 PLAIN = 128
 CEILING = 777
-
-
-class Device(MemoryTracker):
-    """A device whose allocations fail past a limit."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__([])
-        self.limit, self.num_failed = limit, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = super().__torch_dispatch__(func, types, args, kwargs)
-        if self.timeline.pop() > self.limit:
-            self.num_failed += 1
-            raise torch.OutOfMemoryError("simulated limit")
-        return result
 
 
 class Transformer(nn.Module):
@@ -178,13 +163,13 @@ def row(name: str, size: int, true: int, plain: float, examples: int, failed: in
 def compare(task: Task) -> None:
     probe = Steps(task, 0, torch.device("cpu"))
     limit = max(probe.timeline(CEILING))
-    with Device(limit):
+    with SimulatedDevice(limit):
         true = bisected(Steps(task, 0, torch.device("cpu")).runs, CEILING // 2, 2 * CEILING)
     unit = plain_step_s(task)
     print(f"\n{task.name}: limit {limit:,} bytes, true ceiling {true}, plain step {1e3 * unit:.1f} ms\n")
     print("| method | found | of the true one | plain steps, time | plain steps, examples | failed |")
     print("|---|---:|---:|---:|---:|---:|")
-    device = Device(limit)
+    device = SimulatedDevice(limit)
     start = time.process_time()
     with device:
         found = memory(task, budget_bytes=limit, confirm_plain_steps=1000.0)
@@ -192,7 +177,7 @@ def compare(task: Task) -> None:
     assert found.confirmed
     row("batchwright", found.max_micro_batch_size, true, seconds / unit, found.num_examples, device.num_failed)
     for name, search in SEARCHES.items():
-        device = Device(limit)
+        device = SimulatedDevice(limit)
         start = time.process_time()
         with device:
             steps = Steps(task, 0, torch.device("cpu"))

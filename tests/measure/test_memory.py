@@ -1,6 +1,7 @@
 """Memory is predicted from micro-batches of 2, 4 and 8 examples and judged by what larger steps really hold."""
 
 import importlib
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ from batchwright.measure.memory import memory
 from batchwright.measure.memory_peak import fit_peak
 from batchwright.measure.memory_steps import Steps, out_of_memory
 from batchwright.measure.memory_tracker import MemoryTracker
+from batchwright.measure.simulated_device import SimulatedDevice
 from batchwright.tasks.task import OptimizerSpec, Task
 
 # The package offers the function under the module's name.
@@ -132,7 +134,7 @@ def test_the_largest_size_just_fits_the_budget():
 
 def test_peak_may_move_to_another_operation_at_larger_sizes():
     """The update peaks at the sizes measured, a backward pass of steeper growth beyond 100 examples."""
-    timelines = {size: [500 + 10 * size, 1500, 1000 + size] for size in (2, 4, 8)}
+    timelines = {size: [500 + 10 * size, 1500, 1000 + size] for size in (2, 8)}
     found = fit_peak(timelines, static_bytes=400)
     assert found.doubtful == ""
     assert found.at(50) == 1500
@@ -149,6 +151,52 @@ def test_a_single_size_is_joined_to_the_static_bytes():
 def test_uneven_growth_is_called_doubtful():
     assert "does not grow evenly" in fit_peak({2: [100], 4: [300], 8: [400]}, static_bytes=0).doubtful
     assert "operations of a step differ" in fit_peak({2: [100, 90], 4: [120], 8: [160]}, static_bytes=0).doubtful
+    assert "faster than the batch size" in fit_peak({2: [540], 8: [1140]}, static_bytes=500).doubtful
+
+
+def test_pairs_of_examples_are_found_by_a_third_size():
+    timelines = {size: [500 + 10 * size, 500 + 3 * size + 4 * size**2] for size in (2, 4, 8)}
+    found = fit_peak(timelines, static_bytes=500)
+    assert found.doubtful == ""
+    assert found.at(100) == 500 + 300 + 40_000
+    assert found.largest_within(40_800) == pytest.approx(100)
+    assert found.largest_within(499) < 1
+    assert found.parts_at(100) == (500, 403.0)
+
+
+def contrastive(model: nn.Module, batch: tuple) -> torch.Tensor:
+    """Each example against all others, so that memory grows with the square of the batch."""
+    embedded = model(batch[0])
+    return torch.cdist(embedded, embedded).exp().mean(1)
+
+
+@pytest.mark.parametrize("confirm", [False, True])
+def test_memory_that_grows_with_the_square_of_the_batch_is_predicted(confirm):
+    task, budget = make_task(mlp, loss=contrastive, num_examples=2048), 8_000_000
+    with SimulatedDevice(budget) as device:
+        found = memory(task, budget_bytes=budget, confirm=confirm, confirm_plain_steps=1000.0)
+    size = found.max_micro_batch_size
+    assert found.warnings == ()
+    assert device.num_failed == 0
+    assert step_bytes(task, size) <= budget < step_bytes(task, math.ceil(size / 0.97))
+
+
+class Attention(nn.Module):
+    """Attention that keeps its matrix, whose memory grows with the square of the sequence length."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return (tokens @ tokens.transpose(1, 2)).softmax(2) @ tokens
+
+
+@pytest.mark.parametrize("length", [4, 64])
+def test_attention_is_predicted_at_every_sequence_length(length):
+    task = replace(
+        sentence_task([length] * 20_000), model=lambda: nn.Sequential(nn.Linear(8, 8), Attention(), nn.Linear(8, 1))
+    )
+    found = memory(task, budget_bytes=4_000_000, confirm=False)
+    size = found.max_micro_batch_size
+    assert found.warnings == ()
+    assert step_bytes(task, size) <= 4_000_000 < step_bytes(task, size + 1)
 
 
 def test_operations_that_depend_on_the_size_are_named():
@@ -191,7 +239,7 @@ def test_confirming_says_what_came_of_it():
     assert "would cost about 32 plain steps, more than 4" in dear.confirmation
     done = memory(make_task(), max_micro_batch_size=64)
     assert done.confirmed
-    assert done.num_steps == 5
+    assert done.num_steps == 4
     assert "a step on 64 examples peaked at" in done.confirmation
 
 
@@ -225,23 +273,8 @@ def test_running_out_of_memory_is_told_from_other_errors(monkeypatch):
     assert "no step stayed inside the budget" in found.confirmation
 
 
-class Limited(MemoryTracker):
-    """A device whose allocations fail past a limit."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__([])
-        self.limit, self.num_failed = limit, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = super().__torch_dispatch__(func, types, args, kwargs)
-        if self.timeline.pop() > self.limit:
-            self.num_failed += 1
-            raise torch.OutOfMemoryError("simulated limit")
-        return result
-
-
 def test_a_simulated_device_is_filled_with_at_most_one_failed_allocation():
-    device, task = Limited(3_000_000), make_task()
+    device, task = SimulatedDevice(3_000_000), make_task()
     with device:
         found = memory(task, budget_bytes=3_000_000, confirm_plain_steps=1000.0)
     # What the step itself needs: beside it the sampler's order and indices are on this device.
@@ -253,14 +286,14 @@ def test_a_simulated_device_is_filled_with_at_most_one_failed_allocation():
 
 def test_a_device_without_room_for_a_step_says_so():
     task = make_task()
-    with Limited(20_000), pytest.raises(DoesNotFitError, match="a step on 2 examples, got out of memory"):
+    with SimulatedDevice(20_000), pytest.raises(DoesNotFitError, match="a step on 2 examples, got out of memory"):
         memory(task, budget_bytes=3_000_000)
 
 
 def test_trial_finds_the_ceiling_of_a_device():
     task = make_task()
     predicted = memory(task, budget_bytes=3_000_000, confirm=False).max_micro_batch_size
-    with Limited(3_000_000):
+    with SimulatedDevice(3_000_000):
         found = memory(task, budget_bytes=3_000_000, method="trial")
     assert found.method == "trial"
     assert 0.95 * predicted <= found.max_micro_batch_size <= predicted

@@ -14,20 +14,16 @@ from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.core.environment import available_memory_bytes
 from batchwright.core.errors import DoesNotFitError
 from batchwright.core.preserve import RandomState
-from batchwright.measure.memory_peak import PeakBytes, fit_peak
-from batchwright.measure.memory_steps import SIZES, Steps, out_of_memory
+from batchwright.measure.memory_confirmation import Confirmation, confirm_by_step, too_dear
+from batchwright.measure.memory_peak import DOUBTFUL, PeakBytes, fit_peak, uneven
+from batchwright.measure.memory_steps import CHECK_SIZE, SIZES, Steps, out_of_memory
 from batchwright.measure.memory_trial import search
 from batchwright.tasks.task import Task
 
 # On a CPU the kernels' scratch space, the allocator and the rest of the program live in what is left.
 CPU_SHARE, CUDA_SHARE = 0.6, 0.9
-MAX_CONFIRMATIONS = 5
-# A confirmed peak this near to the budget is not worth another step.
-WELL_USED = 0.97
 # The first real step leaves this much for what is not the step's own, such as indices: a failed one costs as much.
 FIRST_SHARE = 0.99
-# A prediction is seldom off by more than a little, so the first retreat is short.
-RETREATS = (0.98, 0.75)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +75,7 @@ def memory(
     confirm_plain_steps: float = 20.0,
     seed: int = 0,
 ) -> Memory:
-    """Predict the peak memory of a step from micro-batches of 2, 4 and 8 examples and solve for the budget.
+    """Predict the peak memory of a step from micro-batches of 2 and 8 examples and solve for the budget.
 
     The step that is counted adds a micro-batch to gradients that are there already, as accumulation does, and then updates; an
     evaluation keeps gradients and optimizer state where they are. Live tensors are counted: on a CPU glibc's heap around them grew
@@ -144,21 +140,11 @@ def memory(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Confirmation:
-    """What came of a real step: the size it was done at last, and the measured growth over the predicted one."""
-
-    size: int
-    confirmed: bool
-    sentence: str
-    correction: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class _Found:
     """The answer of this rank."""
 
     peak: PeakBytes
-    confirmation: _Confirmation
+    confirmation: Confirmation
     method: str
     warnings: tuple[str, ...]
 
@@ -168,31 +154,32 @@ def _find(steps: Steps, cap: int, budget: int | None, method: str, confirm: bool
         return _tried(steps, cap, budget, ())
     try:
         timelines = _timelines(steps)
+        peak = fit_peak(timelines, steps.static_bytes())
+        size = _largest(peak, cap, budget, confirm)
+        dear = too_dear(steps, size, confirm_plain_steps)
+        if (not confirm or dear or peak.doubtful) and max(timelines) > CHECK_SIZE:
+            timelines[CHECK_SIZE] = steps.timeline(CHECK_SIZE)
+            peak = fit_peak(timelines, steps.static_bytes())
+            size = _largest(peak, cap, budget, confirm)
+            dear = too_dear(steps, size, confirm_plain_steps)
+    except DoesNotFitError:
+        raise
     except Exception as error:
         # Without a limit that makes allocations fail, as the CPU has none, sizes cannot be tried.
         if out_of_memory(error) or steps.device.type != "cuda" or not steps.runs(min(SIZES[0], len(steps.dataset))):
             raise
         reason = f"the memory of a step could not be counted ({type(error).__name__}), so sizes were tried"
         return _tried(steps, cap, budget, (reason,))
-    peak = fit_peak(timelines, steps.static_bytes())
     warnings = [peak.doubtful] if peak.doubtful else []
-    size = cap
     if budget is None:
         warnings.append(
             "how much memory is available is not known here, so nothing but the data set bounds the micro-batch"
         )
-    else:
-        size = int(min(cap, peak.largest_within(budget)))
-        if confirm and size < cap:
-            size = min(size, max(1, int(peak.largest_within(int(FIRST_SHARE * budget)))))
-        if size < 1:
-            raise DoesNotFitError(
-                f"budget_bytes must hold a step on at least one example, got {budget:,} bytes and one takes {peak.at(1):,}; "
-                "give more memory or make the model or its optimizer's state smaller"
-            )
-    confirmation = _Confirmation(size=size, confirmed=False, sentence="not asked for")
-    if confirm:
-        confirmation = _confirm(steps, peak, size, cap, budget, confirm_plain_steps)
+    confirmation = Confirmation(size=size, confirmed=False, sentence=dear if confirm else "not asked for")
+    if confirm and not dear:
+        confirmation = confirm_by_step(steps, peak, size, cap, budget)
+        if abs(confirmation.correction - 1) > DOUBTFUL and steps.device.type != "cuda":
+            warnings.append(uneven(abs(confirmation.correction - 1)))
     by_allocator = confirm and steps.device.type == "cuda"
     return _Found(
         peak=peak,
@@ -205,7 +192,7 @@ def _find(steps: Steps, cap: int, budget: int | None, method: str, confirm: bool
 def _timelines(steps: Steps) -> dict[int, list[int]]:
     """Bytes operation by operation at the smallest sizes; those that do not fit are left out."""
     found: dict[int, list[int]] = {}
-    for size in [size for size in SIZES if size <= len(steps.dataset)] or [len(steps.dataset)]:
+    for size in sorted({min(size, len(steps.dataset)) for size in SIZES}):
         try:
             found[size] = steps.timeline(size)
         except (MemoryError, RuntimeError) as error:
@@ -216,11 +203,26 @@ def _timelines(steps: Steps) -> dict[int, list[int]]:
     return found
 
 
+def _largest(peak: PeakBytes, cap: int, budget: int | None, confirm: bool) -> int:
+    """The micro-batch that the prediction allows, with a little to spare where a real step is to confirm it."""
+    if budget is None:
+        return cap
+    size = int(min(cap, peak.largest_within(budget)))
+    if confirm and size < cap:
+        size = min(size, max(1, int(peak.largest_within(int(FIRST_SHARE * budget)))))
+    if size < 1:
+        raise DoesNotFitError(
+            f"budget_bytes must hold a step on at least one example, got {budget:,} bytes and one takes {peak.at(1):,}; "
+            "give more memory or make the model or its optimizer's state smaller"
+        )
+    return size
+
+
 def _tried(steps: Steps, cap: int, budget: int | None, warnings: tuple[str, ...]) -> _Found:
     found = search(steps.runs, at_most=cap, start=steps.task.batch_size)
     size, fixed = found.max_micro_batch_size, steps.static_bytes()
     per_example = 0.0 if budget is None else max(budget - fixed, 0) / size
-    confirmation = _Confirmation(
+    confirmation = Confirmation(
         size=size, confirmed=True, sentence=f"a step on {size} examples ran; {found.num_failed} larger ones did not"
     )
     return _Found(peak=PeakBytes.line(fixed, per_example), confirmation=confirmation, method="trial", warnings=warnings)
@@ -250,46 +252,6 @@ def _result(steps: Steps, found: _Found, budget: int | None, size: int) -> Memor
         warnings=tuple(warnings),
         mode=steps.mode,
         num_failed=steps.num_failed,
-    )
-
-
-def _confirm(
-    steps: Steps, peak: PeakBytes, size: int, cap: int, budget: int | None, plain_steps: float
-) -> _Confirmation:
-    cost = size / steps.task.batch_size
-    if steps.device.type == "cpu" and cost > plain_steps:
-        return _Confirmation(
-            size=size,
-            confirmed=False,
-            sentence=f"a step on {size} examples would cost about {cost:.0f} plain steps, more than {plain_steps:g}",
-        )
-    fitting: _Confirmation | None = None
-    highest, failures = cap, 0
-    for _ in range(MAX_CONFIRMATIONS):
-        if fitting is not None and size <= fitting.size:
-            break
-        measured = steps.measured_peak(size)
-        if measured is None:
-            highest = max(1, int(RETREATS[0] * size))
-            size = max(1, int(RETREATS[min(failures, len(RETREATS) - 1)] * size))
-            failures += 1
-            continue
-        fixed, per_example = peak.parts_at(size)
-        correction = max(measured - fixed, 1) / max(per_example * size, 1.0)
-        if budget is None or measured <= budget:
-            fitting = _Confirmation(
-                size=size,
-                confirmed=True,
-                sentence=f"a step on {size} examples peaked at {measured:,} bytes",
-                correction=correction,
-            )
-            if budget is None or size == cap or measured >= WELL_USED * budget:
-                break
-        # Solved anew with the growth that was measured; a little lower, or the last fitting size would be missed again.
-        wanted = size * 0.99 * (budget - fixed) / max(measured - fixed, 1)
-        size = max(1, min(highest, int(wanted)))
-    return fitting or _Confirmation(
-        size=size, confirmed=False, sentence=f"no step stayed inside the budget in {MAX_CONFIRMATIONS} tries"
     )
 
 

@@ -46,7 +46,11 @@ class MemoryTracker(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation and count what it returned."""
         result = func(*args, **(kwargs or {}))
-        self._add(result)
+        # Flattening costs more than all the rest, and most operations return one tensor.
+        if isinstance(result, Tensor) and result.layout == torch.strided:
+            self._add_storage(result.untyped_storage())
+        else:
+            self._add(result)
         self.timeline.append(self._bytes)
         return result
 
