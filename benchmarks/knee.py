@@ -95,27 +95,25 @@ def main() -> None:
     root = os.environ.get("BATCHWRIGHT_DATA")
     names = options.tasks or (*NAMES, *(WITH_DATA if root else ()))
     tasks = [REGISTRY[name].make(Path(root) if root else None, None) for name in names]
-    for task in tasks:
-        throughput(task, budget_plain_steps=5.0)
-    idle = {task.name: measure(task, options.repeats) for task in tasks}
-    with busy_loops():
-        loaded = {task.name: measure(task, options.repeats) for task in tasks}
     print(
         "| task | plain step | knee | of the best | whole call | timed steps | knee, busy | of the best | moved by 2^ | regions |"
     )
     print("|---|---:|---|---|---|---|---|---|---:|---|")
     for task in tasks:
-        knees = {state: [one.knee for one, _ in runs[task.name]] for state, runs in (("idle", idle), ("busy", loaded))}
+        throughput(task, budget_plain_steps=5.0)
+        idle = measure(task, options.repeats)
+        with busy_loops():
+            loaded = measure(task, options.repeats)
+        knees = {state: [one.knee for one, _ in found] for state, found in (("idle", idle), ("busy", loaded))}
         powers = [2**power for power in range(3, int(math.log2(task.num_train)) + 1)]
         rates = true_rates(task, sorted({*powers, *knees["idle"], *knees["busy"], task.num_train}))
         best = max(rates.values())
         share = {state: [100 * rates.get(knee, math.nan) / best for knee in found] for state, found in knees.items()}
         moved = max(abs(math.log2(busy / np.median(knees["idle"]))) for busy in knees["busy"])
-        runs = idle[task.name]
-        regions = ", ".join(f"{point.batch_size} {point.region}" for point in runs[-1][0].points)
-        plain_s = float(np.median([one.plain_step_s for one, _ in runs]))
-        whole = [seconds / one.plain_step_s for one, seconds in runs]
-        inner = [sum_of_steps(one) for one, _ in runs]
+        regions = ", ".join(f"{point.batch_size} {point.region}" for point in idle[-1][0].points)
+        plain_s = float(np.median([one.plain_step_s for one, _ in idle]))
+        whole = [seconds / one.plain_step_s for one, seconds in idle]
+        inner = [sum_of_steps(one) for one, _ in idle]
         print(
             f"| {task.name} | {1e3 * plain_s:.2f} ms | {spanned(knees['idle'])} | {spanned(share['idle'], 1)} % | {spanned(whole)} | "
             f"{spanned(inner)} | {spanned(knees['busy'])} | {spanned(share['busy'], 1)} % | {moved:.2f} | {regions} |",

@@ -27,7 +27,7 @@ GAIN = 0.02
 # What comes after the last step, the fit above all, takes about this long, which is a few steps of a tiny model.
 FIT_S = 0.001
 # The last steps are kept for those that take longer than their forecast.
-RESERVE = 0.05
+RESERVE = 0.08
 # A size is settled when the standard error of its median is below this part of it.
 SETTLED = 0.015
 
