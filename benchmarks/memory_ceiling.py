@@ -6,8 +6,8 @@ Allocations fail past a limit of live tensors. The true ceiling comes from bisec
 micro-batch to gradients that are there and updates, for all methods alike. Cost is the process CPU time of the whole search over that
 of a plain step of 128 examples without the simulation; the simulation itself, which watches each operation, is in it.
 
-The finders are the packages' own (benchmarks/finders.py). Their steps past the true ceiling fail at once, without the simulation: that is
-to their advantage, in time.
+The finders are the packages' own (benchmarks/finders.py). Their steps past the true ceiling fail at once, without the simulation,
+which is to their advantage in time.
 """
 
 import statistics
