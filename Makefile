@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The benchmarks compare with other packages, which have an environment of their own, so that no test leans on them.
+BENCH := .venv-bench
 # glibc returns large buffers to the system after each step, and the page faults double large-batch steps on a CPU;
 # the thresholds have effect only when they are set before Python starts (docs/benchmarks.md, "Timings on a CPU").
 export MALLOC_MMAP_MAX_ ?= 0
@@ -42,8 +44,16 @@ check: lint types test
 studies: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow --timeout 3600 tests
 
-bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.all
+# The packages of the second list name torchvision among their requirements and run without it; what else they need is in the first.
+$(BENCH)/.peers: constraints.txt pyproject.toml benchmarks/requirements.txt benchmarks/requirements-bare.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/pip install --quiet -c constraints.txt torch
+	$(BENCH)/bin/pip install --quiet -c constraints.txt -e . -r benchmarks/requirements.txt
+	$(BENCH)/bin/pip install --quiet -c constraints.txt --no-deps -r benchmarks/requirements-bare.txt
+	touch $@
+
+bench: $(BENCH)/.peers
+	OMP_NUM_THREADS=1 $(BENCH)/bin/python -m benchmarks.all
 
 # Regenerates the prior of kappa (critical batch size over noise scale) from the built-in tasks.
 kappa: $(VENV)/.dev

@@ -1,18 +1,47 @@
 """All benchmarks that take minutes, one after the other: ``make bench``.
 
 The sweeps behind kappa and the regrets take an hour and more and have targets of their own (``make kappa``, ``make regret``).
-Peers (opacus, backpack-for-pytorch) are compared with where they are installed in the same environment.
+``make bench`` installs the peers into the environment that it runs in; a peer that is missing is left out of the tables.
 """
 
 import runpy
 import sys
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
-NAMES = ("noise_overhead", "per_example_norms", "memory_ceiling", "knee", "coverage")
+NAMES = (
+    "noise_overhead",
+    "per_example_norms",
+    "curvature",
+    "batch_sharpness",
+    "memory_ceiling",
+    "knee",
+    "coverage",
+)
+PEERS = (
+    "accelerate",
+    "backpack-for-pytorch",
+    "curvlinops-for-pytorch",
+    "hessian-eigenthings",
+    "lightning",
+    "opacus",
+    "pyhessian",
+)
+
+
+def installed(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package} is not installed"
 
 
 def main() -> None:
+    print("torch " + version("torch") + "; peers: " + ", ".join(installed(package) for package in PEERS), flush=True)
     failed = []
     for name in NAMES:
+        if find_spec(f"benchmarks.{name}") is None:
+            continue
         print(f"\n## {name}\n", flush=True)
         sys.argv = [name]
         try:

@@ -1,4 +1,4 @@
-"""The memory ceiling of five model families on a simulated device: ours, two searches like Lightning's, and Accelerate's rule.
+"""The memory ceiling of five model families on a simulated device: ours, and the finders of Lightning and Accelerate where installed.
 
     python -m benchmarks.memory_ceiling
 
@@ -6,9 +6,8 @@ Allocations fail past a limit of live tensors. The true ceiling comes from bisec
 micro-batch to gradients that are there and updates, for all methods alike. Cost is the process CPU time of the whole search over that
 of a plain step of 128 examples without the simulation; the simulation itself, which watches each operation, is in it.
 
-The peers' searches are written out plainly: Lightning 2.6's `power` (double from 2 until it fails, three steps a trial) and `binsearch`
-(double, then bisect to the last example; 5 % margin at the end), and Accelerate 1.15's `find_executable_batch_size`
-(times 0.9 after each failure, from 4096, a step a trial).
+The finders are the packages' own (benchmarks/finders.py). Their steps past the true ceiling fail at once, without the simulation,
+which is to their advantage in time.
 """
 
 import statistics
@@ -24,6 +23,7 @@ from batchwright.measure.memory import memory
 from batchwright.measure.memory_steps import Steps
 from batchwright.measure.simulated_device import SimulatedDevice
 from batchwright.tasks.task import OptimizerSpec, Task
+from benchmarks.finders import finders, out_of_memory, search
 
 NUM_EXAMPLES = 4096
 PLAIN = 128
@@ -117,33 +117,6 @@ def bisected(runs: Callable[[int], bool], fits: int, fails: int) -> int:
     return fits
 
 
-def power(runs: Callable[[int], bool], steps_per_trial: int = 3) -> int:
-    size = 2
-    while 2 * size <= 8192 and all(runs(min(2 * size, NUM_EXAMPLES)) for _ in range(steps_per_trial)):
-        size *= 2
-    return size
-
-
-def binary(runs: Callable[[int], bool], steps_per_trial: int = 3) -> int:
-    def trial(size: int) -> bool:
-        return all(runs(size) for _ in range(steps_per_trial))
-
-    size = 2
-    while size < NUM_EXAMPLES and trial(2 * size):
-        size *= 2
-    return int(0.95 * bisected(trial, size, 2 * size))
-
-
-def accelerate(runs: Callable[[int], bool]) -> int:
-    size = NUM_EXAMPLES
-    while not runs(size):
-        size = int(0.9 * size)
-    return size
-
-
-SEARCHES = {"Lightning-like power": power, "Lightning-like binsearch": binary, "Accelerate's rule": accelerate}
-
-
 def plain_step_s(task: Task) -> float:
     steps = Steps(task, 0, torch.device("cpu"))
     return statistics.median(timed(lambda: steps.runs(PLAIN)) for _ in range(7))
@@ -176,14 +149,22 @@ def compare(task: Task) -> None:
     seconds = time.process_time() - start
     assert found.confirmed
     row("batchwright", found.max_micro_batch_size, true, seconds / unit, found.num_examples, device.num_failed)
-    for name, search in SEARCHES.items():
-        device = SimulatedDevice(limit)
-        start = time.process_time()
-        with device:
-            steps = Steps(task, 0, torch.device("cpu"))
-            size = search(steps.runs)
-        seconds = time.process_time() - start
-        row(name, size, true, seconds / unit, steps.num_examples, device.num_failed)
+    for name, find in finders().items():
+        result = search(find, limited(Steps(task, 0, torch.device("cpu")), true), NUM_EXAMPLES)
+        row(name, result.batch_size, true, result.cpu_s / unit, result.num_examples, result.num_failed)
+        in_steps = result.cpu_in_steps_s / unit
+        print(f"|   ({result.num_steps} steps, {in_steps:.1f} plain steps of time in them) | | | | | |", flush=True)
+
+
+def limited(steps: Steps, ceiling: int) -> Callable[[int], None]:
+    """A training step that runs out of memory above ``ceiling`` examples."""
+
+    def train_step(batch_size: int) -> None:
+        if batch_size > ceiling:
+            raise out_of_memory()
+        assert steps.runs(batch_size)
+
+    return train_step
 
 
 def main() -> None:

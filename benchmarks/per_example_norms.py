@@ -1,17 +1,16 @@
 """Cost of exact per-example gradient norms inside a training step, as ratios to the plain step; peers where installed.
 
-    python benchmarks/per_example_norms.py [--repeats N]
+    python -m benchmarks.per_example_norms [--rounds N]
 
-Process CPU time on one thread, plain and measured steps in turn, medians of the ratios of neighbours. Peak memory is that of the
+Process CPU time on one thread (benchmarks/ratios.py). "Every tenth step" is ten steps over ten plain ones. Peak memory is that of a
 step beyond what was held before it, as torch's allocator reports it to the profiler. Peers: opacus (ghost clipping), backpack.
 Set MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 before Python for steadier times on glibc.
 """
 
 import argparse
-import statistics
-import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from batchwright.measure.per_example import PerExampleNorms, per_example_grad_norms
+from benchmarks.ratios import time_ratio
 
 Step = Callable[[], Any]
 
@@ -112,6 +112,22 @@ def our_norm_layers_step(model: nn.Module, x: Tensor, y: Tensor) -> Step:
     return our_step(model, x, y, [parameter for module in norm_layers for parameter in module.parameters()])
 
 
+def repeated(step: Step, times: int) -> None:
+    for _ in range(times):
+        step()
+
+
+def our_step_every_tenth(model: nn.Module, x: Tensor, y: Tensor) -> Step:
+    """Ten steps, the last of them with the norms."""
+    plain, measured = plain_step(model, x, y), our_step(model, x, y)
+
+    def steps() -> Tensor:
+        repeated(plain, 9)
+        return measured()
+
+    return steps
+
+
 def our_function(model: nn.Module, x: Tensor, y: Tensor) -> Step:
     return lambda: per_example_grad_norms(
         model, lambda m, batch: example_losses(m(batch[0]), batch[1]), (x, y), squared=True
@@ -155,6 +171,7 @@ def backpack_step(model: nn.Module, x: Tensor, y: Tensor) -> Step:
 
 METHODS = {
     "batchwright, in the step": our_step,
+    "batchwright, every tenth step": our_step_every_tenth,
     "batchwright, norm layers alone": our_norm_layers_step,
     "batchwright, function alone": our_function,
 }
@@ -162,24 +179,6 @@ if find_spec("opacus"):
     METHODS["opacus ghost, in the step"] = opacus_step
 if find_spec("backpack"):
     METHODS["backpack BatchL2Grad, in the step"] = backpack_step
-
-
-def compare(plain: Step, other: Step, repeats: int) -> tuple[float, float]:
-    """Milliseconds of the plain step and the median ratio of the other one to it."""
-    for _ in range(2):
-        plain(), other()
-    pairs = [(clock(plain), clock(other)) for _ in range(repeats)]
-    return 1e3 * statistics.median(a for a, _ in pairs), statistics.median(b / a for a, b in pairs)
-
-
-def clock(step: Step) -> float:
-    on_gpu = torch.cuda.is_available()
-    read = time.perf_counter if on_gpu else time.process_time
-    start = read()
-    step()
-    if on_gpu:
-        torch.cuda.synchronize()
-    return read() - start
 
 
 def peak_bytes(step: Step) -> int:
@@ -213,8 +212,8 @@ def _allocations(found: Any) -> list[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=15)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -239,9 +238,14 @@ def main() -> None:
                 continue
             worst = float(((found - oracle).abs() / oracle).max())
             error = "of these alone" if build is our_norm_layers_step else f"error {worst:.0e}"
-            plain_ms, ratio = compare(plain, step, repeats)
+            tenfold = build is our_step_every_tenth
+            base = partial(repeated, plain, 10) if tenfold else plain
+            ratio = time_ratio(base, step, max(rounds // 3, 5) if tenfold else rounds)
             memory = peak_bytes(step) / plain_peak
-            print(f"  {method:36} time {ratio:5.2f} x (plain {plain_ms:6.1f} ms)  memory {memory:5.2f} x  {error}")
+            print(
+                f"  {method:32} time {ratio} x (plain {1e3 * ratio.plain_s:6.1f} ms)  memory {memory:.2f} x  {error}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
