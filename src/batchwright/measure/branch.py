@@ -229,8 +229,26 @@ def _largest_harmless(
 
 
 def _critical_batch_size(sizes: Sequence[int], curves: np.ndarray, level: float) -> Interval:
-    """Geometric mean over seeds of the critical batch size that best explains how far each branch got."""
-    # One yardstick for all seeds: the mean curve of the smallest size, made to fall, since noise can only blur it.
+    """Critical batch size of the hyperbola that best explains how far the branches got, with a jackknife over seeds.
+
+    The yardstick is the mean curve of the smallest size over the seeds, so each seed's share in it must be in the interval as well
+    as in the progress that is read off it: leaving a seed out leaves it out of both.
+    """
+    count = len(curves)
+    mean = _log_critical(sizes, curves)
+    left_out = np.array([_log_critical(sizes, np.delete(curves, seed, axis=0)) for seed in range(count)])
+    error = math.sqrt((count - 1) / count * float(((left_out - left_out.mean()) ** 2).sum()))
+    half = student_quantile(level, count - 1) * error
+    value = math.exp(mean)
+    # What lies outside the sizes tried is not measured: there the interval has no end on that side.
+    low = math.exp(mean - half) if value > sizes[0] / 2 else 0.0
+    high = _exp(mean + half) if value < 4 * sizes[-1] else math.inf
+    return Interval(value=value, low=min(low, value), high=max(high, value), level=level)
+
+
+def _log_critical(sizes: Sequence[int], curves: np.ndarray) -> float:
+    """Logarithm of the critical batch size, mean over seeds, against one yardstick of them all."""
+    # Made to fall, since noise can only blur it.
     yardstick = np.minimum.accumulate(curves[:, 0].mean(axis=0))
     if not yardstick[-1] < yardstick[0]:
         raise NotEnoughEvidenceError(
@@ -243,13 +261,7 @@ def _critical_batch_size(sizes: Sequence[int], curves: np.ndarray, level: float)
     for final in curves[:, 1:, -1]:
         progress = np.log([_progress(yardstick, loss) for loss in final])
         logs.append(math.log(grid[((expected - progress) ** 2).sum(axis=1).argmin()]))
-    mean, count = float(np.mean(logs)), len(logs)
-    half = student_quantile(level, count - 1) * float(np.std(logs, ddof=1)) / math.sqrt(count)
-    value = math.exp(mean)
-    # What lies outside the sizes tried is not measured: there the interval has no end on that side.
-    low = math.exp(mean - half) if value > sizes[0] / 2 else 0.0
-    high = _exp(mean + half) if value < 4 * sizes[-1] else math.inf
-    return Interval(value=value, low=min(low, value), high=max(high, value), level=level)
+    return float(np.mean(logs))
 
 
 def _progress(yardstick: np.ndarray, loss: float) -> float:
