@@ -175,9 +175,7 @@ def measured_noise(task: Task, model: torch.nn.Module, generator: torch.Generato
     size = min(NOISE_BATCH_SIZE, task.num_train)
     count = NOISE_BATCHES
     while True:
-        batches = (
-            fetch(task.train, torch.randint(task.num_train, (size,), generator=generator)) for _ in range(count)
-        )
+        batches = (fetch(task.train, torch.randint(task.num_train, (size,), generator=generator)) for _ in range(count))
         found = noise_scale(model, task.loss, batches, num_micro_batches=1)
         if count >= MAX_NOISE_BATCHES or found.high < 2 * found.low:
             return found

@@ -55,7 +55,9 @@ def lr_of(size: int, momentum: float) -> float:
     return (1 - momentum) * BASE_LR * (1 + NOISE_SCALE / SIZES[0]) / (1 + NOISE_SCALE / size)
 
 
-def start_of(task: Task, problem: NoisyQuadratic, momentum: float) -> tuple[Snapshot, torch.Tensor, torch.Tensor | None]:
+def start_of(
+    task: Task, problem: NoisyQuadratic, momentum: float
+) -> tuple[Snapshot, torch.Tensor, torch.Tensor | None]:
     """A checkpoint on the way, with a velocity of its own where there is momentum."""
     parameters = 0.3 * problem.optimum
     velocity = -0.1 * problem.curvature.sqrt() if momentum else None
@@ -139,7 +141,9 @@ def test_recursion_is_the_mean_of_many_runs_of_torch_sgd_with_momentum():
     offset = (parameters - problem.optimum).detach()
     losses = 0.5 * (problem.curvature * offset.square()).sum(dim=1)
     assert abs(float(losses.mean() - moments.excess_loss[-1])) < 4 * float(losses.std()) / repeats**0.5
-    assert torch.allclose(offset.mean(dim=0), moments.mean_offset[-1], atol=5 * float(offset.std(dim=0).max()) / repeats**0.5)
+    assert torch.allclose(
+        offset.mean(dim=0), moments.mean_offset[-1], atol=5 * float(offset.std(dim=0).max()) / repeats**0.5
+    )
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.8])

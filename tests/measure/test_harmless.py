@@ -67,7 +67,9 @@ def test_interval_covers_the_crossing_in_95_of_100_repeats():
 
 
 def test_bad_shapes_are_named():
-    with pytest.raises(InputError, match=r"margins must hold at least 2 repeats of at least 2 sizes, got shape \(1, 5\)"):
+    with pytest.raises(
+        InputError, match=r"margins must hold at least 2 repeats of at least 2 sizes, got shape \(1, 5\)"
+    ):
         largest_harmless(SIZES, np.zeros((1, 5)))
     with pytest.raises(InputError, match="level must be"):
         largest_harmless(SIZES, np.zeros((3, 5)), level=1.5)

@@ -134,7 +134,14 @@ def branch(
                 [
                     # Only the yardstick's whole curve is needed.
                     _branch_losses(
-                        task, checkpoint, size, spec, budget, seed + run, judge, 0 if size == sizes[0] else NUM_CHECKS - SMOOTHED
+                        task,
+                        checkpoint,
+                        size,
+                        spec,
+                        budget,
+                        seed + run,
+                        judge,
+                        0 if size == sizes[0] else NUM_CHECKS - SMOOTHED,
                     )
                     for size, spec in zip(sizes, specs, strict=True)
                 ]

@@ -15,9 +15,7 @@ from batchwright.core.errors import InputError
 from batchwright.core.statistics import Interval, student_quantile
 
 
-def largest_harmless(
-    batch_sizes: Sequence[int], margins: Float[np.ndarray, "S K"], *, level: float = 0.95
-) -> Interval:
+def largest_harmless(batch_sizes: Sequence[int], margins: Float[np.ndarray, "S K"], *, level: float = 0.95) -> Interval:
     """Where the harm of a larger batch first passes the tolerance, with the sizes at which it may pass it.
 
     The interval inverts Student's test: it reaches from the first size whose harm may be the tolerance to the last one, so it holds
