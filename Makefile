@@ -58,6 +58,7 @@ bench: $(BENCH)/.peers
 # Regenerates the prior of kappa (critical batch size over noise scale) from the built-in tasks.
 kappa: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.sweeps
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.branch_table
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.kappa
 
 # How good plans are: needs the sweeps that `make kappa` leaves in runs/sweeps.

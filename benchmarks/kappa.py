@@ -1,9 +1,10 @@
-"""The prior of kappa: critical batch size of each sweep over the noise scale of a pilot, written to ``planning/kappa.json``.
+"""The prior of kappa, from sweeps and from branches, written to ``planning/kappa.json``.
 
-    python -m benchmarks.sweeps && python -m benchmarks.kappa
+    python -m benchmarks.sweeps && python -m benchmarks.branch_table && python -m benchmarks.kappa
 
-The critical batch size is that of ``examples(B) = E_min (1 + B / B_crit)``, fitted to the logarithm of the fewest examples at
-each batch size (best lr, mean over seeds); its interval is a bootstrap over seeds, with the lr chosen anew in each resample.
+A sweep's kappa is its critical batch size over the noise scale of a pilot as long as a plan's. The critical batch size is that of ``examples(B) = E_min (1 + B / B_crit)``, fitted to the logarithm of the fewest examples at
+each batch size (best lr, mean over seeds); its interval is a bootstrap over seeds, with the lr chosen anew in each resample. A branch's kappa is that of `benchmarks.branch_table`. Sweeps that are not there keep the row
+of the present table, if its noise window is still that of a plan; their noise scale is measured anew.
 """
 
 import argparse
@@ -16,12 +17,26 @@ import torch
 
 from batchwright.core.records import write_json
 from batchwright.core.statistics import Interval
-from batchwright.measure.pilot import pilot
-from batchwright.planning.kappa import KappaMeasurement, KappaTable
-from batchwright.planning.planner import MAX_PILOT_STEPS
+from batchwright.measure.pilot import POINTS, pilot
+from batchwright.planning.budget import Budget
+from batchwright.planning.kappa import (
+    KappaMeasurement,
+    KappaTable,
+    agreement_of_methods,
+    by_task,
+    family_difference,
+    kappa_prior,
+    kappa_table,
+)
+from batchwright.planning.log_normal import inverse, product
+from batchwright.planning.pilot_window import pilot_steps
+from batchwright.planning.planner import PILOT
+from batchwright.planning.random_effects import random_effects
 from batchwright.tasks.loading import load_task
+from batchwright.tasks.task import Task
 from batchwright.training.sweep import Trial
 from batchwright.training.verify import by_setting
+from benchmarks.branch_table import Row, load_rows
 from benchmarks.sweeps import TASKS, load_trials, path_of
 
 TABLE = Path(__file__).parents[1] / "src" / "batchwright" / "planning" / "kappa.json"
@@ -63,42 +78,95 @@ def critical_batch_size(trials: tuple[Trial, ...], rng: np.random.Generator) -> 
     return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
 
 
+def noise_of(task: Task) -> Interval:
+    """Noise scale of a plan's pilot: geometric mean of three, with the widest interval."""
+    steps = pilot_steps(task, PILOT * Budget().plain_steps)
+    noises = [
+        pilot(task, num_steps=steps, batches_a_point=25, max_extra_batches=50, measured_batch_size=64, seed=seed)
+        for seed in range(NUM_PILOTS)
+    ]
+    found = [each.noise_scale for each in noises if math.isfinite(each.noise_scale.value)]
+    value = math.exp(sum(math.log(each.value) for each in found) / len(found))
+    spread = max(math.log(each.high / each.low) / 2 if math.isfinite(each.high) else math.log(4) for each in found)
+    return Interval(value=value, low=value * math.exp(-spread), high=value * math.exp(spread))
+
+
+def sweep_row(name: str, folder: Path) -> KappaMeasurement | None:
+    task = load_task(name)
+    steps = pilot_steps(task, PILOT * Budget().plain_steps)
+    if path_of(folder, name).exists():
+        critical = critical_batch_size(load_trials(folder, name), np.random.default_rng(0))
+        noise = noise_of(task)
+    else:
+        old = [row for row in kappa_table().measurements if (row.task, row.method) == (task.name, "sweep")]
+        if not old:
+            return None
+        # The sweep of an earlier day: its critical size with the error that kappa has, beside the noise of today.
+        critical, noise = old[0].kappa.scaled(old[0].noise_scale), noise_of(task)
+        if old[0].window[1] == steps:
+            return old[0]
+    kappa = product(critical, inverse(noise))
+    print(f"{name}: critical {critical.value:.0f} ({critical.low:.0f} to {critical.high:.0f}), noise {noise.value:.0f}")
+    return KappaMeasurement(
+        task=task.name,
+        optimizer=task.optimizer.name,
+        method="sweep",
+        window=(round(POINTS[0] * steps), steps),
+        kappa=kappa,
+        critical_batch_size=critical.value,
+        noise_scale=noise.value,
+    )
+
+
+def branch_row(row: Row) -> KappaMeasurement | None:
+    if row.kappa is None or row.critical_batch_size is None:
+        return None
+    return KappaMeasurement(
+        task=row.task,
+        optimizer=row.optimizer,
+        method="branch",
+        window=(row.checkpoint, row.checkpoint),
+        kappa=row.kappa,
+        critical_batch_size=row.critical_batch_size.value,
+        noise_scale=row.noise_scale.value,
+    )
+
+
+def describe(rows: list[KappaMeasurement]) -> str:
+    """What the rows say together."""
+    lines = []
+    for word, found in (
+        ("branches over sweeps", agreement_of_methods(rows)),
+        ("Adam over SGD", family_difference([row for row in rows if row.resolved])),
+    ):
+        if found is not None:
+            factor, half = math.exp(found.mean), math.exp(found.mean_half(0.95))
+            lines.append(
+                f"{word}: factor {factor:.2f} ({factor / half:.2f} to {factor * half:.2f}), scatter of the log {found.scatter:.2f}, "
+                f"{found.count} tasks"
+            )
+    for word, chosen in (("sweeps alone", [row for row in rows if row.method == "sweep"]), ("all rows", rows)):
+        tasks = by_task([row for row in chosen if row.resolved])
+        found = random_effects([mean for mean, _ in tasks.values()], [variance for _, variance in tasks.values()])
+        prior = kappa_prior(KappaTable(command="", date="", measurements=tuple(chosen)))
+        lines.append(
+            f"{word}: {found.count} tasks, scatter of the log {found.scatter:.2f}, prior {prior.value:.2f} "
+            f"({prior.low:.2f} to {prior.high:.2f})"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/sweeps"))
+    parser.add_argument("--branches", type=Path, default=Path("runs/branch-table"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
-    for name in TASKS:
-        if not path_of(options.out, name).exists():
-            print(f"{name}: no sweep, left out")
-            continue
-        task = load_task(name)
-        critical = critical_batch_size(load_trials(options.out, name), np.random.default_rng(0))
-        noises = [
-            pilot(task, num_steps=MAX_PILOT_STEPS, batches_a_point=25, seed=seed).noise_scale
-            for seed in range(NUM_PILOTS)
-        ]
-        logs = [math.log(noise.value) for noise in noises if math.isfinite(noise.value)]
-        noise = math.exp(sum(logs) / len(logs))
-        spread = max(math.log(each.high / each.low) / 2 if math.isfinite(each.high) else math.log(4) for each in noises)
-        half_low = math.hypot(math.log(critical.value / critical.low), spread)
-        half_high = math.hypot(math.log(critical.high / critical.value), spread)
-        kappa = critical.value / noise
-        rows.append(
-            KappaMeasurement(
-                task=task.name,
-                optimizer=task.optimizer.name,
-                kappa=Interval(value=kappa, low=kappa * math.exp(-half_low), high=kappa * math.exp(half_high)),
-                critical_batch_size=critical.value,
-                noise_scale=noise,
-            )
-        )
-        print(
-            f"{name}: critical {critical.value:.0f} ({critical.low:.0f} to {critical.high:.0f}), noise {noise:.0f}, kappa {kappa:.2f}"
-        )
+    found = [sweep_row(name, options.out) for name in TASKS] + [branch_row(row) for row in load_rows(options.branches)]
+    rows = [row for row in found if row is not None]
     date = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     write_json(TABLE, KappaTable(command="make kappa", date=date, measurements=tuple(rows)))
+    print(describe(rows))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,19 @@ from batchwright.core.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SgdMoments:
+    """Moments of SGD on a quadratic after each step, the start first.
+
+    Attributes:
+        mean_offset: Mean of the parameters less the optimum, float64.
+        excess_loss: Mean excess loss, float64.
+    """
+
+    mean_offset: Float[Tensor, "T D"]
+    excess_loss: Float[Tensor, " T"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NoisyQuadratic:
     """Loss ``l_i(p) = (p - p*)' H (p - p*) / 2 + x_i' (p - p*)`` of example ``i`` at the parameters ``p``.
 
@@ -84,6 +97,52 @@ class NoisyQuadratic:
             kept * (parameters.double() - self.optimum).square() + lr**2 * self.variance / batch_size * series
         )
         return float(0.5 * (self.curvature * second_moment).sum())
+
+    def sgd_moments(
+        self,
+        parameters: Float[Tensor, " D"],
+        *,
+        lr: float,
+        momentum: float,
+        batch_size: int,
+        num_steps: int,
+        velocity: Float[Tensor, " D"] | None = None,
+    ) -> SgdMoments:
+        """Mean parameters and mean excess loss after each step of SGD with heavy-ball momentum, as `torch.optim.SGD` takes it.
+
+        With offset ``d`` and velocity ``v`` of a coordinate a step is ``v' = momentum v + h d + x``, ``d' = d - lr v'``: linear in
+        ``(d, v)`` with independent noise ``x`` of variance ``variance / B``, so means and second moments obey exact recursions.
+        Exact for examples drawn with replacement.
+
+        Args:
+            parameters: Where SGD starts.
+            lr: Learning rate.
+            momentum: Of the velocity, without dampening.
+            batch_size: Examples averaged in one step.
+            num_steps: Steps taken.
+            velocity: Momentum buffer at the start; zero where left out.
+
+        Raises:
+            InputError: If an argument is out of its range.
+        """
+        check_number("lr", lr, above=0.0)
+        check_number("momentum", momentum, at_least=0.0, below=1.0)
+        check_int("batch_size", batch_size, at_least=1)
+        check_int("num_steps", num_steps, at_least=0)
+        offset = parameters.double() - self.optimum
+        speed = torch.zeros_like(offset) if velocity is None else velocity.double()
+        dd, dv, vv = offset.square(), offset * speed, speed.square()
+        h, m, noise = self.curvature, momentum, self.variance / batch_size
+        means, losses = [offset], [0.5 * (h * dd).sum()]
+        for _ in range(num_steps):
+            speed = m * speed + h * offset
+            offset = offset - lr * speed
+            dv, vv = m * dv + h * dd, m * m * vv + 2 * m * h * dv + h * h * dd + noise
+            # Now dv is the mean of d v' and vv of v'^2; d is still the old one.
+            dd, dv = dd - 2 * lr * dv + lr * lr * vv, dv - lr * vv
+            means.append(offset)
+            losses.append(0.5 * (h * dd).sum())
+        return SgdMoments(mean_offset=torch.stack(means), excess_loss=torch.stack(losses))
 
 
 def noisy_quadratic_data(

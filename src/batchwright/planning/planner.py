@@ -20,16 +20,16 @@ from batchwright.measure.throughput import Throughput, throughput
 from batchwright.planning.budget import Budget
 from batchwright.planning.choose import OBJECTIVES, Choice, choose
 from batchwright.planning.evidence import gather_evidence
-from batchwright.planning.kappa import combine, kappa_prior
+from batchwright.planning.kappa import combine, kappa_prior, sweep_kappa
 from batchwright.planning.laws import keep_half_life, lr_turning_point, power_of_two, scale_lr
 from batchwright.planning.log_normal import inverse, product
+from batchwright.planning.pilot_window import pilot_steps
 from batchwright.planning.plan import Cost, Plan
 from batchwright.tasks.task import Task
 
 # Parts of the budget: training the pilot, noise at its points, more noise where it is not resolved, step times. What is left is for
 # the memory and the trial of the learning rate.
-PILOT, NOISE, EXTRA_NOISE, THROUGHPUT = 0.27, 0.2, 0.17, 0.18
-MAX_PILOT_STEPS = 100
+PILOT, NOISE, EXTRA_NOISE, THROUGHPUT = 0.4, 0.16, 0.1, 0.18
 # A measured batch may cost this much more than one of the default size.
 AFFORDABLE = 1.3
 # Part of the budget for one trial of the learning rate.
@@ -121,7 +121,8 @@ class _Planner:
             except NotEnoughEvidenceError as error:
                 source = f"{source}; calibration gave {error}"
             else:
-                updated = combine(prior, product(branches.critical_batch_size, inverse(noise)))
+                local = product(branches.critical_batch_size, inverse(noise))
+                updated = combine(prior, sweep_kappa(local, exclude=self.task.name))
                 word = "updated" if updated != prior else "not contradicted"
                 source, prior = f"{source}, {word} by branches from the pilot's checkpoint", updated
                 critical = product(noise, prior)
@@ -178,7 +179,7 @@ class _Planner:
         self.say("pilot and noise scale")
         found = pilot(
             self.task,
-            num_steps=min(MAX_PILOT_STEPS, int(PILOT * plain_steps)),
+            num_steps=pilot_steps(self.task, PILOT * plain_steps),
             batches_a_point=max(4, int(NOISE * plain_steps / 3)),
             max_extra_batches=int(EXTRA_NOISE * plain_steps),
             measured_batch_size=measured_batch_size,
@@ -216,6 +217,7 @@ class _Planner:
             found.snapshot,
             sorted(sizes),
             lr_rule=lambda size: self.scaled_lr(size, turn.value),
+            beta2_rule=lambda size: keep_half_life(self.task.optimizer.beta2, base_batch_size=base, batch_size=size),
             num_examples=12 * max(sizes),
             seed=self.seed,
             device=self.device,
