@@ -1,0 +1,16 @@
+"""Curvature of the mean loss: products with its matrices, and what is read from them."""
+
+from batchwright.measure.curvature.lanczos import EigenPairs, extreme_eigenpairs
+from batchwright.measure.curvature.operator import CurvatureOperator
+from batchwright.measure.curvature.products import HessianOperator, hvp
+from batchwright.measure.curvature.sharpness import Sharpness, sharpness
+
+__all__ = [
+    "CurvatureOperator",
+    "EigenPairs",
+    "HessianOperator",
+    "Sharpness",
+    "extreme_eigenpairs",
+    "hvp",
+    "sharpness",
+]
