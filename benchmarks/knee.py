@@ -2,10 +2,10 @@
 
     BATCHWRIGHT_DATA=/path/to/data python -m benchmarks.knee [TASK ...] [--repeats N]
 
-Each task is measured N times as the machine is, and N times with a busy loop on every processor beside it, after one call that sets the
-process up. Truth: throughput by the thread's processor time at each recommended batch and at all powers of two up to the data set, in
-turns for a few seconds, lower quartiles; the table shows throughput at the recommended batch over the best of these. Costs are in steps at
-the task's default batch: the wall time of the whole call, from outside, and the part of it that was timed steps.
+Each task is measured N times as the machine is, and N times with a busy loop on every processor beside it, after one call that sets
+the process up. Truth: throughput by the thread's processor time at each recommended batch and at all powers of two up to the data
+set, in turns for a few seconds, lower quartiles. The table shows throughput at the recommended batch over the best of these. Costs
+are in steps at the task's default batch: the wall time of the whole call, from outside, and the part of it that was timed steps.
 Set MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 before Python for steadier times on glibc.
 """
 
