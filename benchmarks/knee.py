@@ -2,10 +2,10 @@
 
     BATCHWRIGHT_DATA=/path/to/data python -m benchmarks.knee [TASK ...] [--repeats N]
 
-Each task is measured N times as the machine is, and N times with a busy loop on every processor beside it, after one call that sets the
-process up. Truth: throughput by the thread's processor time at each recommended batch and at all powers of two up to the data set, in
-turns for a few seconds, medians; the table shows throughput at the recommended batch over the best of these. Costs are in steps at
-the task's default batch: the wall time of the whole call, from outside, and the part of it that was timed steps.
+Each task is measured N times as the machine is, and N times with a busy loop on every processor beside it, after one call that sets
+the process up. Truth: throughput by the thread's processor time at each recommended batch and at all powers of two up to the data
+set, in turns for a few seconds, lower quartiles. The table shows throughput at the recommended batch over the best of these. Costs
+are in steps at the task's default batch: the wall time of the whole call, from outside, and the part of it that was timed steps.
 Set MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 before Python for steadier times on glibc.
 """
 
@@ -31,7 +31,7 @@ from batchwright.tasks.task import Task
 NAMES = ("digits-mlp", "digits-cnn", "noisy-quadratic", "char-gpt")
 WITH_DATA = ("uci-mlp", "fashion-cnn")
 # The truth goes up to the first size whose step takes longer than this; larger ones gain nothing by then.
-MAX_STEP_S, ROUNDS, TRUTH_S = 0.6, 5, 5.0
+MAX_STEP_S, ROUNDS, TRUTH_S = 0.6, 9, 5.0
 
 
 def loop() -> None:
@@ -74,7 +74,7 @@ def true_rates(task: Task, sizes: list[int]) -> dict[int, float]:
     while time.perf_counter() < end or min(map(len, times.values())) < ROUNDS:
         for size, found in times.items():  # sizes take turns, so that a disturbance meets them all
             found.append(timed(size))
-    return {size: size / float(np.median(found)) for size, found in times.items()}
+    return {size: size / float(np.quantile(found, 0.25)) for size, found in times.items()}
 
 
 def measure(task: Task, repeats: int) -> list[tuple[Throughput, float]]:

@@ -193,6 +193,27 @@ def test_json_is_one_document_in_the_envelope(capsys, file, tmp_path):
         assert json.loads(capsys.readouterr().out)["command"] == command
 
 
+def test_doctor_says_what_the_machine_and_the_extras_can_do(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "0")
+    assert run(["doctor", "--json", "--device", "cpu", "--data-root", str(tmp_path)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {"device", "device_name", "load", "num_cpus", "num_threads", "torch"} <= set(document["environment"])
+    found = document["result"]
+    assert found["available_memory_bytes"] > 0
+    assert found["malloc"]["MALLOC_MMAP_MAX_"] == "0"
+    assert found["data_root_found"]
+    assert "uci-mlp" in found["tasks_that_need_data"]
+    assert set(found["extras"]) == {"report", "rl", "tune", "lightning", "transformers"}
+    for name, extra in found["extras"].items():
+        assert extra["enables"]
+        assert found["missing"][name] == [package for package, version in extra["packages"].items() if version is None]
+    assert run(["doctor", "--device", "cpu", "--data-root", str(tmp_path / "none")]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "data root not found" in text
+    assert "names a folder that is not there" in text
+    assert str(tmp_path) not in text
+
+
 def test_report_of_nothing_is_one_line(capsys, tmp_path):
     fails(capsys, ["report", str(tmp_path / "none")], 2, "none")
 

@@ -2,14 +2,15 @@
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import IterableDataset, TensorDataset
 
-from batchwright.core.errors import InputError
+from batchwright.core.errors import InputError, TaskError
 from batchwright.measure import timing_warnings
 from batchwright.measure.batch_size_grid import batch_size_grid
 from batchwright.measure.step_timer import StepTimer
@@ -224,6 +225,72 @@ def test_loading_is_told_from_launching_and_computing(monkeypatch):
     assert loading.loading_s == pytest.approx(2 * B)
     assert all(point.loading_s == pytest.approx(2 * B) for point in loading.points)
     assert loading.per_example_s.value == pytest.approx(3 * B, rel=1e-3)
+
+
+class Waiting:
+    """Examples that come from somewhere slow, one by one: each waits, or keeps the processor busy, for a while."""
+
+    def __init__(self, busy: bool, seconds: float = 1e-3) -> None:
+        self.busy, self.seconds = busy, seconds
+
+    def __len__(self) -> int:
+        return 512
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        end = time.thread_time() + self.seconds
+        while self.busy and time.thread_time() < end:
+            pass
+        if not self.busy:
+            time.sleep(self.seconds)
+        return torch.ones(4), torch.zeros(())
+
+
+class WaitingTogether(Waiting):
+    """The same, asked for a batch at once, as by workers that fetch side by side: it waits once."""
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        time.sleep(0.03)
+        return [(torch.ones(4), torch.zeros(())) for _ in indices]
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_slow_data_set_is_loading_whether_it_waits_or_works(busy):
+    task = replace(make_task(batch_size=16), train=Waiting(busy))
+    found = throughput(task, batch_sizes=(4, 64), budget_plain_steps=30.0)
+    assert {point.region for point in found.points} == {"loading"}
+    # A busy machine may stretch both, and the step with them.
+    assert found.loading_s >= 0.95e-3
+    assert found.per_example_s.value >= 0.9e-3
+
+
+def test_a_wait_that_a_batch_has_in_common_is_loading_and_a_reason_for_larger_batches():
+    task = replace(make_task(batch_size=16), train=WaitingTogether(busy=False))
+    found = throughput(task, batch_sizes=(4, 64), budget_plain_steps=12.0)
+    assert {point.region for point in found.points} == {"loading"}
+    assert found.overhead_s.value >= 0.02
+    assert found.knee >= 56
+
+
+def test_many_small_layers_are_launching_and_a_few_large_ones_computing():
+    def small() -> nn.Module:
+        return nn.Sequential(*(nn.Linear(4, 4) for _ in range(40)), nn.Linear(4, 1))
+
+    def large() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 1))
+
+    computing = throughput(make_task(batch_size=256, model=large), batch_sizes=(512, 1024), budget_plain_steps=30.0)
+    assert computing.points[-1].region == "compute"
+    launching = throughput(make_task(batch_size=8, model=small), batch_sizes=(2, 16), budget_plain_steps=100.0)
+    assert launching.points[0].region == "launch"
+
+
+def test_a_stream_of_examples_is_refused_with_the_way_out():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            yield torch.ones(4), torch.zeros(())
+
+    with pytest.raises(TaskError, match="train must be a map-style data set with __len__ and __getitem__, got Stream"):
+        replace(make_task(), train=Stream())
 
 
 def test_raising_the_size_ends_where_it_gains_nothing(monkeypatch):

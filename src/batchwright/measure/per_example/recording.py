@@ -31,7 +31,8 @@ class PerExampleNorms:
     Every layer must see the examples along its first axis, or along its second where that alone is as long. This is taken on
     trust here; `per_example_grad_norms` checks it, so measure once with that before relying on this.
 
-    Memory is that of the plain step and a few MB. With dropout the norms are those under the step's own mask.
+    Some layers' gradients are summed from the parts that the norms need, so a gradient may differ from the plain one in its last
+    bits. Memory is that of the plain step and a few MB. With dropout the norms are those under the step's own mask.
 
     Args:
         model: Model in the mode in which it trains; BatchNorm layers must be in eval mode.
