@@ -247,12 +247,13 @@ def text(interval: Interval | None, digits: int = 0) -> str:
 
 def table(rows: tuple[Row, ...]) -> str:
     lines = [
-        "| task | optimizer, lr | step | noise scale | critical size | largest harmless | kappa | plain steps | seconds | not resolved |",
+        "| task | optimizer, lr | step | noise scale | critical size | largest harmless | kappa | plain steps | seconds | note |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {row.task} | {row.optimizer}, {row.lr:g} | {row.checkpoint} | {text(row.noise_scale)} | {text(row.critical_batch_size)} | "
-        f"{text(row.largest_harmless)} | {text(row.kappa, 2)} | {row.plain_steps:.0f} | {row.seconds:.0f} | {row.note} |"
+        f"| {row.task} | {row.optimizer}, {row.lr:g} | {row.checkpoint} | {text(row.noise_scale)} | "
+        f"{text(row.critical_batch_size)} | {text(row.largest_harmless)} | {text(row.kappa, 2)} | {row.plain_steps:.0f} | "
+        f"{row.seconds:.0f} | {row.note} |"
         for row in rows
     ]
     return "\n".join(lines)

@@ -2,9 +2,11 @@
 
     python -m benchmarks.sweeps && python -m benchmarks.branch_table && python -m benchmarks.kappa
 
-A sweep's kappa is its critical batch size over the noise scale of a pilot as long as a plan's. The critical batch size is that of ``examples(B) = E_min (1 + B / B_crit)``, fitted to the logarithm of the fewest examples at
-each batch size (best lr, mean over seeds); its interval is a bootstrap over seeds, with the lr chosen anew in each resample. A branch's kappa is that of `benchmarks.branch_table`. Sweeps that are not there keep the row
-of the present table, if its noise window is still that of a plan; their noise scale is measured anew.
+A sweep's kappa is its critical batch size over the noise scale of a pilot as long as a plan's. The critical batch size is that of
+``examples(B) = E_min (1 + B / B_crit)``, fitted to the logarithm of the fewest examples at each batch size (best lr, mean over
+seeds); its interval is a bootstrap over seeds, with the lr chosen anew in each resample. A branch's kappa is that of
+`benchmarks.branch_table`. A sweep that is not there keeps its row of the present table; only its noise scale is measured anew, where
+the window of a plan's pilot has moved.
 """
 
 import argparse
@@ -140,19 +142,33 @@ def describe(rows: list[KappaMeasurement]) -> str:
         ("Adam over SGD", family_difference([row for row in rows if row.resolved])),
     ):
         if found is not None:
-            factor, half = math.exp(found.mean), math.exp(found.mean_half(0.95))
+            low, high = found.mean_interval(0.95)
             lines.append(
-                f"{word}: factor {factor:.2f} ({factor / half:.2f} to {factor * half:.2f}), scatter of the log {found.scatter:.2f}, "
+                f"{word}: factor {math.exp(found.mean):.2f} ({math.exp(low):.2f} to {math.exp(high):.2f}), scatter of the log {found.scatter:.2f}, "
                 f"{found.count} tasks"
             )
     for word, chosen in (("sweeps alone", [row for row in rows if row.method == "sweep"]), ("all rows", rows)):
         tasks = by_task([row for row in chosen if row.resolved])
-        found = random_effects([mean for mean, _ in tasks.values()], [variance for _, variance in tasks.values()])
+        logs = list(tasks.values())
+        found = random_effects([each.mean for each in logs], [each.variance for each in logs])
         prior = kappa_prior(KappaTable(command="", date="", measurements=tuple(chosen)))
         lines.append(
             f"{word}: {found.count} tasks, scatter of the log {found.scatter:.2f}, prior {prior.value:.2f} "
             f"({prior.low:.2f} to {prior.high:.2f})"
         )
+    for row in rows:
+        if row.method == "sweep":
+            left = kappa_prior(
+                KappaTable(command="", date="", measurements=tuple(rows)), exclude=row.task, optimizer=row.optimizer
+            )
+            alone = kappa_prior(
+                KappaTable(command="", date="", measurements=tuple(each for each in rows if each.method == "sweep")),
+                exclude=row.task,
+            )
+            lines.append(
+                f"{row.task}: kappa {row.kappa.value:.2f} ({row.kappa.low:.2f} to {row.kappa.high:.2f}); from the others "
+                f"{left.value:.2f} ({left.low:.2f} to {left.high:.2f}), from their sweeps alone {alone.value:.2f} ({alone.low:.2f} to {alone.high:.2f})"
+            )
     return "\n".join(lines)
 
 

@@ -82,7 +82,7 @@ def main() -> None:
         if not path_of(options.out, name).exists():
             continue
         task, trials = load_task(name), load_trials(options.out, name)
-        prior = kappa_prior(exclude=task.name)
+        prior = kappa_prior(exclude=task.name, optimizer=task.optimizer.name)
         for objective in ("time", "balanced"):
             for calibrate in (False, True):
                 found = plan(task, objective, calibrate=calibrate, kappa=prior, device="cpu")

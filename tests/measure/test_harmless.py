@@ -1,4 +1,4 @@
-"""The largest harmless batch size: exact where the harm is known, an interval that covers, and open ends where the sizes do not tell."""
+"""The largest harmless batch size: exact where the harm is known, an interval that covers, open ends where the sizes do not tell."""
 
 import math
 

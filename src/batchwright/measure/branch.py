@@ -1,7 +1,7 @@
 """The critical batch size measured directly: train on from one checkpoint at several batch sizes and compare.
 
 Source: Merrill et al. (2025), arXiv:2505.23971 (branched training), for the largest batch size that does no harm. Beside it the
-hyperbola ``examples(B) = E_min (1 + B / B_crit)`` of McCandlish et al. (2018) is fitted to how far each branch got, so every branch counts.
+hyperbola ``examples(B) = E_min (1 + B / B_crit)`` of McCandlish et al. (2018) is fitted to how far each branch got.
 """
 
 import math
@@ -27,7 +27,7 @@ from batchwright.tasks.task import OptimizerSpec, Task
 
 Rule = Callable[[int], float]
 NUM_CHECKS = 8
-# A branch's loss is an average over its last checks in which each counts half of the next: one check alone swings with the last batches.
+# A branch's loss is an average over its last checks in which each counts half of the next: one alone swings with the last batches.
 SMOOTHED, SMOOTHING = 4, 0.5
 # Tolerance where none is given: this part of what the smallest size gained. Losses of tasks have no common scale.
 HARM = 0.1

@@ -1,11 +1,12 @@
 """The largest batch size that does no harm, out of losses of branches that trained on equally many examples.
 
-Source: Merrill et al. (2025), arXiv:2505.23971, section 3 (branched training: the largest batch size whose loss is within a tolerance of
-the others'). Deviation: they read one branch a size; here the tolerance is tested over repeats, so that the answer has an interval.
+Source: Merrill et al. (2025), arXiv:2505.23971 (branched training: the largest batch size whose loss is within a tolerance).
+Deviation: here the tolerance is tested over repeats, so that the answer has an interval.
 """
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
@@ -68,7 +69,7 @@ def _between(
     sizes: Float[np.ndarray, " K"], margins: Float[np.ndarray, "S K"], num_points: int = 64
 ) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, "S G"]]:
     """Each repeat's margins on a fine grid of sizes, linear between those tried; infinite just before a diverged one."""
-    grid = np.unique(np.concatenate([np.linspace(a, b, num_points) for a, b in zip(sizes, sizes[1:], strict=False)]))
+    grid = np.unique(np.concatenate([np.linspace(a, b, num_points) for a, b in pairwise(sizes)]))
     left, right = np.searchsorted(sizes, grid, side="right") - 1, np.searchsorted(sizes, grid, side="left")
     finite = np.isfinite(margins)
     filled = np.where(finite, margins, 0.0)

@@ -32,8 +32,8 @@ class KappaMeasurement:
         kappa: Ratio with its interval; an end of 0 or ``inf`` says that it is not resolved on that side.
         critical_batch_size: In examples.
         noise_scale: In examples.
-        method: ``sweep``: critical size of examples to the target over noise scale of a pilot, which is what a plan needs. ``branch``: both at
-            one checkpoint.
+        method: ``sweep``: critical size of examples to the target over noise scale of a pilot, which is what a plan needs.
+            ``branch``: both at one checkpoint.
         window: First and last step at which the noise scale was measured; branches start at the last.
     """
 
@@ -111,34 +111,69 @@ def kappa_prior(
     shift, extra = 0.0, 0.0
     if optimizer is not None:
         check_choice("optimizer", optimizer, OPTIMIZERS)
-    if difference is not None and abs(difference.mean) > difference.mean_half(level):
+    if difference is not None and _resolved_from_zero(difference, level):
         rows = [row for row in rows if _is_sgd(row)]  # one family alone, and the other by its difference
         if optimizer != "sgd":
             shift, extra = difference.mean, difference.scatter**2 + difference.variance
     tasks = by_task(rows)
     if len(tasks) < 2:
         raise InputError(f"a prior of kappa needs at least 2 tasks, got {len(tasks)}; measure more")
-    found = random_effects([mean for mean, _ in tasks.values()], [variance for _, variance in tasks.values()])
-    mean, half = found.mean + shift, math.hypot(found.predictive_half(level), normal_quantile(level) * math.sqrt(extra))
-    return Interval(value=math.exp(mean), low=math.exp(mean - half), high=math.exp(mean + half), level=level)
+    found = random_effects([task.mean for task in tasks.values()], [task.variance for task in tasks.values()])
+    agreement = agreement_of_methods(rows)
+    if agreement is not None:
+        # All translated branches share the error of the shift, so it does not average out over tasks.
+        share = sum(weight * task.translated for weight, task in zip(found.weights, tasks.values(), strict=True))
+        extra += share**2 * agreement.variance
+    low, high = found.predictive_interval(level, extra)
+    return Interval(
+        value=math.exp(found.mean + shift), low=math.exp(low + shift), high=math.exp(high + shift), level=level
+    )
 
 
-def by_task(rows: Sequence[KappaMeasurement]) -> dict[str, tuple[float, float]]:
-    """Logarithm of a sweep's kappa and its variance for each task, from its sweep, its branches or both; resolved rows alone."""
+def _resolved_from_zero(effects: RandomEffects, level: float) -> bool:
+    low, high = effects.mean_interval(level)
+    return low > 0 or high < 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskKappa:
+    """Logarithm of a sweep's kappa on one task.
+
+    Attributes:
+        mean: Estimate.
+        variance: Of it, without the error of the shift from branches to sweeps.
+        translated: Part of the estimate, from 0 to 1, that comes from branches.
+    """
+
+    mean: float
+    variance: float
+    translated: float
+
+
+def by_task(rows: Sequence[KappaMeasurement]) -> dict[str, TaskKappa]:
+    """Kappa of each task from its sweep, its branches or both; resolved rows alone."""
     sweeps, branches = _pooled(rows, "sweep"), _pooled(rows, "branch")
     agreement = agreement_of_methods(rows)
-    found = dict(sweeps)
+    found = {task: TaskKappa(mean=mean, variance=variance, translated=0.0) for task, (mean, variance) in sweeps.items()}
     if agreement is None:
         return found
     for task, (mean, variance) in branches.items():
-        translated = mean - agreement.mean, variance + agreement.scatter**2 + agreement.variance
-        found[task] = _weighted([sweeps[task], translated]) if task in sweeps else translated
+        estimates = [(mean - agreement.mean, variance + agreement.scatter**2)]
+        if task in sweeps:
+            estimates.append(sweeps[task])
+        value, error = _weighted(estimates)
+        found[task] = TaskKappa(mean=value, variance=error, translated=min(1.0, error / max(estimates[0][1], 1e-12)))
     return found
 
 
 def agreement_of_methods(rows: Sequence[KappaMeasurement]) -> RandomEffects | None:
-    """Logarithm of kappa by branches less that by sweeps over the tasks that have both; None where they are fewer than three."""
-    sweeps, branches = _pooled(rows, "sweep"), _pooled(rows, "branch")
+    """Logarithm of kappa by branches less that by sweeps over the tasks that have both; None where they are fewer than three.
+
+    Branches with an optimizer that the task's sweep did not use are left out.
+    """
+    swept = {(row.task, row.optimizer) for row in rows if row.method == "sweep"}
+    sweeps = _pooled(rows, "sweep")
+    branches = _pooled([row for row in rows if (row.task, row.optimizer) in swept], "branch")
     common = sorted(set(sweeps) & set(branches))
     if len(common) < MIN_COMMON:
         return None
@@ -177,18 +212,22 @@ def sweep_kappa(local: Interval, table: KappaTable | None = None, *, exclude: st
     agreement = agreement_of_methods(rows)
     if agreement is None or not (0 < local.low <= local.high < math.inf):
         return Interval(value=local.value, low=0.0, high=math.inf, level=local.level)
-    half = agreement.predictive_half(local.level)
+    shifts = agreement.predictive_interval(local.level)
     mean = math.log(local.value) - agreement.mean
-    below, above = (math.hypot(half, math.log(ratio)) for ratio in (local.value / local.low, local.high / local.value))
+    below = math.hypot(shifts[1] - agreement.mean, math.log(local.value / local.low))
+    above = math.hypot(agreement.mean - shifts[0], math.log(local.high / local.value))
     return Interval(value=math.exp(mean), low=math.exp(mean - below), high=math.exp(mean + above), level=local.level)
 
 
 def _pooled(rows: Sequence[KappaMeasurement], method: str) -> dict[str, tuple[float, float]]:
     """Mean logarithm and its variance for each task; its checkpoints and optimizers may differ by more than their errors."""
     chosen = [row for row in rows if row.method == method and row.resolved]
-    found = {}
+    found: dict[str, tuple[float, float]] = {}
     for task in dict.fromkeys(row.task for row in chosen):
         own = [row for row in chosen if row.task == task]
+        if len(own) == 1:
+            found[task] = math.log(own[0].kappa.value), own[0].variance
+            continue
         effects = random_effects([math.log(row.kappa.value) for row in own], [row.variance for row in own])
         found[task] = effects.mean, effects.variance
     return found

@@ -111,7 +111,7 @@ class _Planner:
         seconds = time.perf_counter() - start
 
         noise = found_pilot.noise_scale
-        prior = kappa or kappa_prior()
+        prior = kappa or kappa_prior(optimizer=self.task.optimizer.name)
         source = "given" if kappa else "prior from the built-in tasks"
         critical = product(noise, prior)
         branches = None
