@@ -236,8 +236,11 @@ def main() -> None:
             except Exception as cause:
                 print(f"  {method:36} fails: {type(cause).__name__}: {str(cause)[:90]}")
                 continue
-            worst = float(((found - oracle).abs() / oracle).max())
-            error = "of these alone" if build is our_norm_layers_step else f"error {worst:.0e}"
+            errors = ((found - oracle).abs() / oracle).sort().values
+            # A unit at the kink of its ReLU may fall on the other side in float32, which changes the gradient of that example.
+            error = f"error {errors[-2]:.0e} but for one example, {errors[-1]:.0e} there"
+            if build in (our_norm_layers_step, our_step_every_tenth):
+                error = ""  # of other parameters, or after other steps
             tenfold = build is our_step_every_tenth
             base = partial(repeated, plain, 10) if tenfold else plain
             ratio = time_ratio(base, step, max(rounds // 3, 5) if tenfold else rounds)

@@ -25,9 +25,9 @@ def make(**changes) -> Task:
 
 
 def test_a_good_task_passes_also_with_one_example_and_a_random_model():
-    check_task(make())
-    check_task(make(train=TensorDataset(torch.ones(1, 3)), batch_size=1))
-    check_task(make(model=lambda: nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 1))))
+    assert check_task(make()) is None
+    assert check_task(make(train=TensorDataset(torch.ones(1, 3)), batch_size=1)) is None
+    assert check_task(make(model=lambda: nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 1)))) is None
 
 
 def test_random_generators_come_back_also_after_a_failure():

@@ -30,22 +30,18 @@ class Geometry:
     padding: Sizes
     dilation: Sizes
     groups: int
-    transposed: bool = False
-    output_padding: Sizes = ()
+    transposed: bool
+    output_padding: Sizes
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """In the order of `torch.convolution` and its backward."""
+        return self.stride, self.padding, self.dilation, self.transposed, self.output_padding, self.groups
 
     def backward(self, grad: Tensor, input: Tensor, weight: Tensor, *, to_weight: bool) -> Tensor:
         """The ordinary gradient to the weight or to the input."""
-        output_padding = list(self.output_padding or (0,) * len(self.stride))
-        settings = (
-            list(self.stride),
-            list(self.padding),
-            list(self.dilation),
-            self.transposed,
-            output_padding,
-            self.groups,
-        )
         mask = [not to_weight, to_weight, False]
-        grads = torch.ops.aten.convolution_backward(grad, input, weight, None, *settings, mask)
+        grads = torch.ops.aten.convolution_backward(grad, input, weight, None, *self.settings, mask)
         result: Tensor = grads[int(to_weight)]
         return result
 
@@ -158,17 +154,14 @@ def convolution(num_axes: int) -> Rule:
         dilation: Any = 1,
         groups: int = 1,
     ) -> Tensor | None:
-        kernel, dilation = weight.shape[2:], _sizes(dilation, num_axes)
         if padding == "same":
-            reach = [step * (size - 1) for step, size in zip(dilation, kernel, strict=True)]
+            steps = zip(_sizes(dilation, num_axes), weight.shape[2:], strict=True)
+            reach = [step * (size - 1) for step, size in steps]
             pads = [pad for total in reversed(reach) for pad in (total // 2, total - total // 2)]
             input, padding = F.pad(input, pads), 0
         elif padding == "valid":
             padding = 0
-        geometry = Geometry(
-            stride=_sizes(stride, num_axes), padding=_sizes(padding, num_axes), dilation=dilation, groups=groups
-        )
-        return _convolve(recorder, input, weight, bias, geometry)
+        return _convolve(recorder, (input, weight, bias), _geometry(num_axes, stride, padding, dilation, groups))
 
     return rule
 
@@ -177,27 +170,34 @@ def transposed_convolution(num_axes: int) -> Rule:
     """The rule of `torch.conv_transpose1d`, `torch.conv_transpose2d` or `torch.conv_transpose3d`."""
 
     def rule(
-        recorder: Recorder,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
-        groups: int = 1,
-        dilation: Any = 1,
+        recorder: Recorder, input: Tensor, weight: Tensor, bias: Tensor | None = None, *walk: Any, **named: Any
     ) -> Tensor | None:
-        geometry = Geometry(
-            stride=_sizes(stride, num_axes),
-            padding=_sizes(padding, num_axes),
-            dilation=_sizes(dilation, num_axes),
-            groups=groups,
-            transposed=True,
-            output_padding=_sizes(output_padding, num_axes),
-        )
-        return _convolve(recorder, input, weight, bias, geometry)
+        # In torch's order, which is another than that of a convolution.
+        names = ("stride", "padding", "output_padding", "groups", "dilation")
+        given = dict(zip(names, walk, strict=False)) | named
+        geometry = _geometry(num_axes, transposed=True, **given)
+        return _convolve(recorder, (input, weight, bias), geometry)
 
     return rule
+
+
+def _geometry(
+    num_axes: int,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    transposed: bool = False,
+    output_padding: Any = 0,
+) -> Geometry:
+    return Geometry(
+        stride=_sizes(stride, num_axes),
+        padding=_sizes(padding, num_axes),
+        dilation=_sizes(dilation, num_axes),
+        groups=groups,
+        transposed=transposed,
+        output_padding=_sizes(output_padding, num_axes),
+    )
 
 
 def _sizes(value: Any, num_axes: int) -> Sizes:
@@ -206,9 +206,8 @@ def _sizes(value: Any, num_axes: int) -> Sizes:
     return tuple(value) * num_axes if len(value) == 1 else tuple(value)
 
 
-def _convolve(
-    recorder: Recorder, input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
-) -> Tensor | None:
+def _convolve(recorder: Recorder, operands: tuple[Tensor, Tensor, Tensor | None], geometry: Geometry) -> Tensor | None:
+    input, weight, bias = operands
     axis = recorder.axis(input.shape[:1]) if input.ndim == weight.ndim else None
     if axis is None:
         return None
@@ -230,17 +229,7 @@ class _Convolution(torch.autograd.Function):
         weight_use: Use | None,
         bias_use: Use | None,
     ) -> Tensor:
-        output = torch.convolution(
-            input,
-            weight,
-            bias,
-            geometry.stride,
-            geometry.padding,
-            geometry.dilation,
-            geometry.transposed,
-            geometry.output_padding or (0,) * len(geometry.stride),
-            geometry.groups,
-        )
+        output = torch.convolution(input, weight, bias, *geometry.settings)
         ctx.save_for_backward(input.to(output.dtype), weight.to(output.dtype))
         ctx.books = geometry, recorder, axis, weight_use, bias_use
         return output
