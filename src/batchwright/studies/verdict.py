@@ -100,3 +100,10 @@ def judge_each(values: Sequence[float], low: float, high: float) -> tuple[Interv
     # The mean of near-equal numbers may fall outside of them by a rounding.
     found = Interval(value=mean, low=min(ends[0], mean), high=max(ends[1], mean), level=1.0)
     return found, "holds" if passed else "does not hold"
+
+
+def judge_interval(found: Interval, low: float, high: float) -> str:
+    """The verdict on ``low <= value <= high`` for a value with an interval of its own."""
+    if low <= found.low and found.high <= high:
+        return "holds"
+    return "does not hold" if found.high < low or found.low > high else "not resolved"

@@ -14,10 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from batchwright.core.errors import RecordError
-from batchwright.measure.curvature import what_if
 from batchwright.studies.eoss.batches import batch_stream
-from batchwright.studies.eoss.ensemble import Ensemble, from_models, full_losses, to_model, train_steps
-from batchwright.studies.eoss.interventions import BASE, PUBLISHED, Intervention, drawn_interventions
+from batchwright.studies.eoss.ensemble import Ensemble, full_losses, to_model, train_steps
+from batchwright.studies.eoss.interventions import BASE, BATCH_SIZES, PUBLISHED, Intervention, drawn_interventions
 from batchwright.studies.eoss.measure import measure_batch_sharpness, measure_sharpness
 from batchwright.studies.eoss.plateaus import measure_member, start_ensemble
 from batchwright.studies.eoss.problem import Problem, digits_problem
@@ -39,7 +38,8 @@ def run_checkpoint(place: Place, *, num_steps: int, num_batches: int, seed: int,
     """Train at the base setting and leave the weights for the continuations.
 
     Returns:
-        ``before``: full losses of the last steps; ``batch_sharpness`` and ``sharpness`` at the checkpoint.
+        ``before``: full losses of the last steps; at the checkpoint ``batch_sharpness``, the same at the batch sizes of the interventions, and
+        ``sharpness``.
     """
     problem = digits_problem(num_train)
     ensemble = start_ensemble([BASE], seed)
@@ -58,12 +58,15 @@ def run_checkpoint(place: Place, *, num_steps: int, num_batches: int, seed: int,
     save_file(ensemble.tensors(), scratch)
     scratch.replace(path)
     model = to_model(ensemble, 0)
-    found = measure_batch_sharpness(
-        model, problem, BASE.batch_size, stream(seed, "eoss", "catapult", "measure"), num_batches
-    )
+    found = {
+        size: measure_batch_sharpness(model, problem, size, stream(seed, "eoss", "catapult", "measure", size), num_batches)
+        for size in sorted({BASE.batch_size, *BATCH_SIZES})
+        if size <= problem.num_train
+    }
     return {
         "before": before,
-        "batch_sharpness": found,
+        "batch_sharpness": found[BASE.batch_size],
+        "batch_sharpness_by_size": found,
         "sharpness": measure_sharpness(model, problem),
         "num_gradients": float(num_steps * BASE.batch_size),
     }
@@ -84,7 +87,7 @@ def run_continuations(
 
     Returns:
         ``continuations``: for the base and each intervention the full losses of the first ``num_spike_steps`` steps, their maximum (infinite
-        where it diverged), the batch sharpness over the last fifth of ``num_steps``, and what was predicted at the checkpoint.
+        where it diverged), and the batch sharpness over the last fifth of ``num_steps``.
     """
     problem = digits_problem(num_train)
     path = state_path(place.folder, seed)
@@ -100,7 +103,6 @@ def run_continuations(
         chosen = list(group)
         results = _continue(start, problem, chosen, batch_size, num_spike_steps, num_steps, num_batches, seed)
         found.update(zip((each.name for each in chosen), results, strict=True))
-    predictions = _predictions(start, problem, everything[1:], num_batches, seed)
     return {
         "continuations": [
             {
@@ -108,7 +110,6 @@ def run_continuations(
                 "kind": each.kind,
                 "setting": each.setting,
                 **found[each.name],
-                "prediction": predictions.get(each.name),
             }
             for each in everything
         ],
