@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from batchwright.measure.curvature import stability
 from batchwright.studies.eoss.settings import Setting
 
 
@@ -51,4 +52,13 @@ def foretell(
 
 
 def predicted_load(checkpoint: Mapping[str, Any], setting: Setting) -> float:
-    raise NotImplementedError
+    """Batch sharpness at the batch size of ``setting``, as measured at the checkpoint, over the threshold of ``setting``."""
+    found = checkpoint["batch_sharpness_by_size"][str(setting.batch_size)]
+    gauge = stability(
+        lr=setting.lr,
+        momentum=setting.momentum,
+        nesterov=setting.nesterov,
+        batch_sharpness=float(found["value"]),
+        sharpness=float(checkpoint["sharpness"]),
+    )
+    return 1.0 - gauge.headroom
