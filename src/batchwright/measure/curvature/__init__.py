@@ -1,0 +1,24 @@
+"""Curvature of the loss as training meets it, and what it says of the stability of learning rate, momentum and batch size."""
+
+from batchwright.measure.curvature.batch_sharpness import BatchSharpness, batch_sharpness, step_sharpness
+from batchwright.measure.curvature.mean_square import (
+    crossover_batch_size,
+    max_stable_lr,
+    second_moment_growth,
+    second_moment_matrix,
+    thresholds,
+)
+from batchwright.measure.curvature.stability import Stability, stability
+
+__all__ = [
+    "BatchSharpness",
+    "Stability",
+    "batch_sharpness",
+    "crossover_batch_size",
+    "max_stable_lr",
+    "second_moment_growth",
+    "second_moment_matrix",
+    "stability",
+    "step_sharpness",
+    "thresholds",
+]
