@@ -17,7 +17,7 @@ from batchwright.core.errors import RecordError
 from batchwright.studies.eoss.batches import batch_stream
 from batchwright.studies.eoss.ensemble import Ensemble, full_losses, to_model, train_steps
 from batchwright.studies.eoss.interventions import BASE, BATCH_SIZES, PUBLISHED, Intervention, drawn_interventions
-from batchwright.studies.eoss.measure import measure_batch_sharpness, measure_sharpness
+from batchwright.studies.eoss.measure import measure_batch_sharpness, measure_mean_curvature, measure_sharpness
 from batchwright.studies.eoss.plateaus import measure_member, start_ensemble
 from batchwright.studies.eoss.problem import Problem, digits_problem
 from batchwright.studies.eoss.settings import WARMUP_STEPS, Setting
@@ -67,6 +67,9 @@ def run_checkpoint(place: Place, *, num_steps: int, num_batches: int, seed: int,
         "before": before,
         "batch_sharpness": found[BASE.batch_size],
         "batch_sharpness_by_size": found,
+        "mean_curvature": measure_mean_curvature(
+            model, problem, BASE.batch_size, stream(seed, "eoss", "catapult", "mean curvature"), num_batches
+        ),
         "sharpness": measure_sharpness(model, problem),
         "num_gradients": float(num_steps * BASE.batch_size),
     }

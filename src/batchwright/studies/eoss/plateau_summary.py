@@ -108,8 +108,10 @@ def plateau_rows(found: Sequence[Plateau]) -> list[Row]:
 def _level_row(each: Plateau) -> Row:
     setting = each.setting
     low, high, claim = _band(each)
-    measured, verdict = judge(each.levels, low, high, trend=each.trend)
-    notes = [each.trend.words] if not each.full else []
+    finished = each.steps[-1] >= planned_steps(setting.batch_size)
+    measured, verdict = judge(each.levels, low, high, trend=each.trend, finished=finished)
+    notes = [f"{each.steps[-1]:,.0f} of {planned_steps(setting.batch_size):,} steps"] if not finished else []
+    notes += [each.trend.words] if not each.full or verdict == "not there yet" else []
     if each.num_diverged:
         notes.append(f"{each.num_diverged} of {each.num_diverged + len(each.seeds)} runs diverged and are left out")
         verdict = "does not hold" if not each.levels else verdict
@@ -127,6 +129,11 @@ def _level_row(each: Plateau) -> Row:
         verdict=verdict,
         note="; ".join(notes),
     )
+
+
+def planned_steps(batch_size: int) -> int:
+    """Steps of the specification's runs: 6,000, and twice that below batch size 16."""
+    return 12_000 if batch_size < 16 else 6_000
 
 
 def _band(each: Plateau) -> tuple[float, float, str]:

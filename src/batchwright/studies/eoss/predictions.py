@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from batchwright.measure.curvature import stability
+from batchwright.measure.curvature import StepSettings, what_if
+from batchwright.studies.eoss.interventions import BASE
 from batchwright.studies.eoss.settings import Setting
 
 
@@ -17,7 +18,8 @@ class Foretold:
         kind: ``destabilising``, ``stabilising`` or ``drawn``.
         seed: Of the run.
         load: Predicted batch sharpness at the new setting over the threshold there; above 1 is past the edge.
-        predicted: Whether a spike was foretold.
+        predicted: Whether a spike was foretold as the likelier outcome.
+        outcome: ``safe``, ``catapult`` or ``not resolved``.
         ratio: Largest loss over the unchanged run's.
         spiked: Whether that is a spike.
     """
@@ -27,6 +29,7 @@ class Foretold:
     seed: int
     load: float
     predicted: bool
+    outcome: str
     ratio: float
     spiked: bool
 
@@ -36,8 +39,11 @@ def foretell(
 ) -> Foretold:
     """Set the gauge's prediction beside what came.
 
+    The gauge is given batch sharpness at the base setting's batch size, its interaction-aware part, the largest Hessian eigenvalue and the
+    number of examples: nothing at any other batch size, and nothing of the continuations.
+
     Args:
-        checkpoint: Result of the checkpoint's cell: nothing of the continuations is looked at.
+        checkpoint: Result of the checkpoint's cell.
         name: Of the intervention.
         kind: Of the intervention.
         setting: After it.
@@ -45,20 +51,21 @@ def foretell(
         ratio: Largest loss over the unchanged run's.
         divide: Ratio above which it is a spike.
     """
-    load = predicted_load(checkpoint, setting)
-    return Foretold(
-        name=name, kind=kind, seed=seed, load=load, predicted=load > 1.0, ratio=ratio, spiked=ratio > divide
-    )
-
-
-def predicted_load(checkpoint: Mapping[str, Any], setting: Setting) -> float:
-    """Batch sharpness at the batch size of ``setting``, as measured at the checkpoint, over the threshold of ``setting``."""
-    found = checkpoint["batch_sharpness_by_size"][str(setting.batch_size)]
-    gauge = stability(
-        lr=setting.lr,
-        momentum=setting.momentum,
-        nesterov=setting.nesterov,
-        batch_sharpness=float(found["value"]),
+    told = what_if(
+        StepSettings(lr=BASE.lr, batch_size=BASE.batch_size, momentum=BASE.momentum),
+        {"lr": setting.lr, "batch_size": setting.batch_size, "momentum": setting.momentum},
+        batch_sharpness=float(checkpoint["batch_sharpness"]["value"]),
+        mean_curvature=float(checkpoint["mean_curvature"]),
         sharpness=float(checkpoint["sharpness"]),
+        num_examples=int(checkpoint["arguments"]["num_train"]),
     )
-    return 1.0 - gauge.headroom
+    return Foretold(
+        name=name,
+        kind=kind,
+        seed=seed,
+        load=told.load_after,
+        predicted=told.spike,
+        outcome=told.outcome,
+        ratio=ratio,
+        spiked=ratio > divide,
+    )

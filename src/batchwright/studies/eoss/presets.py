@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchwright.measure.curvature.mean_square import max_stable_lr
+from batchwright.measure.curvature.linear_model import edge_lr
 from batchwright.studies.eoss.boundary import run_boundary
 from batchwright.studies.eoss.catapult import run_checkpoint, run_continuations
 from batchwright.studies.eoss.cifar import cifar_cells
@@ -48,7 +48,7 @@ class Preset:
 
 
 LINEAR_SMOKE = ((1, 32, 1000), (16, 16, 1000), (64, 8, 1000), (256, 4, 600))
-LINEAR_LAPTOP = ((1, 128, 3000), (16, 64, 2000), (64, 32, 1500), (256, 16, 800), (1024, 8, 600), (4096, 4, 200))
+LINEAR_LAPTOP = ((1, 128, 3000), (16, 64, 2000), (64, 32, 1500), (256, 16, 800), (1024, 8, 600), (4096, 8, 200))
 
 PRESETS = {
     # A test of the machinery in seconds; not offered on the command line.
@@ -108,9 +108,7 @@ def cells(preset: str, seed: int) -> Sequence[Cell]:
 def linear_edges(batch_size: int) -> list[float]:
     """Predicted largest learning rate of each column: one isotropic curvature of variance ``(D-1)/b`` about one."""
     return [
-        max_stable_lr(
-            curvature_mean=1.0, curvature_variance=(DIM - 1) / batch_size, momentum=momentum, nesterov=nesterov
-        )
+        edge_lr(dim=DIM, batch_size=batch_size, momentum=momentum, nesterov=nesterov)
         for momentum, nesterov in LINEAR_OPTIMIZERS
     ]
 
