@@ -143,7 +143,12 @@ def test_a_whole_run_has_every_part(tiny):
 def test_a_run_is_shown_by_the_report(tiny):
     record, folder = tiny
     text = write_report(folder).read_text()
-    for words in (record.title, "not there yet", "lr 0.15: largest loss over the unchanged run", "Plateaus of batch sharpness"):
+    for words in (
+        record.title,
+        "not there yet",
+        "lr 0.15: largest loss over the unchanged run",
+        "Plateaus of batch sharpness",
+    ):
         assert words in text
     assert "cannot be read" not in text
 

@@ -42,7 +42,10 @@ def cells(preset: str, seed: int):
         Cell(name="infinite", run=number, arguments={"value": math.inf}),
     ]
     if preset == "laptop":
-        found += [Cell(name="broken", run=broken), Cell(name="behind", run=double, arguments={"value": 1.5}, after=("broken",))]
+        found += [
+            Cell(name="broken", run=broken),
+            Cell(name="behind", run=double, arguments={"value": 1.5}, after=("broken",)),
+        ]
     return found
 
 
@@ -111,7 +114,10 @@ def test_a_resumed_study_repeats_nothing_and_ends_alike(tmp_path: Path):
 def test_a_cell_that_fails_stops_only_what_needs_it(tmp_path: Path):
     for workers in (1, 2):
         record = run_study(TOY, preset="laptop", out=tmp_path / str(workers), num_workers=workers)
-        assert sorted(record.failures) == ["behind: needs broken, which failed", "broken: ValueError: this cell always fails"]
+        assert sorted(record.failures) == [
+            "behind: needs broken, which failed",
+            "broken: ValueError: this cell always fails",
+        ]
         assert record.num_cells == {"finished": 3, "failed": 2, "all": 5}
 
 
@@ -142,7 +148,9 @@ def test_a_killed_study_goes_on_where_it_was(tmp_path: Path):
     child.wait(timeout=30)
     kept = [line["name"] for line in read_records(tmp_path).of_kind("cell")]
     assert kept
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, env=environment, check=False, timeout=120)
+    done = subprocess.run(
+        [*command, "--resume"], capture_output=True, text=True, env=environment, check=False, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["result"]["eoss"]["rows"]) == 2
     cells_now = [line["name"] for line in read_records(tmp_path).of_kind("cell")]

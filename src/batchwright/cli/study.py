@@ -11,7 +11,9 @@ from batchwright.cli.output import console, errors, interval_text, number, print
 
 
 def study(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A study; see --all.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A study; see --all.", show_default=False)
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every study, one after another.")] = False,
     preset: Annotated[
         str, typer.Option("--preset", help="smoke (under a minute), laptop (minutes) or paper (a GPU).")
@@ -70,8 +72,13 @@ def study(
             if not json:
                 _print(records[each.name], place)
     if json:
-        found = {key: {"rows": value.rows, "notes": value.notes, "failures": value.failures} for key, value in records.items()}
-        print_json("study", found, {key: value.cost for key, value in records.items()}, device if device != "auto" else "cpu")
+        found = {
+            key: {"rows": value.rows, "notes": value.notes, "failures": value.failures}
+            for key, value in records.items()
+        }
+        print_json(
+            "study", found, {key: value.cost for key, value in records.items()}, device if device != "auto" else "cpu"
+        )
     if lost or any(record.failures for record in records.values()):
         raise typer.Exit(1)
 

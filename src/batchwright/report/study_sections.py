@@ -27,7 +27,9 @@ def parse_study(value: Mapping[str, Any]) -> StudyRecord | None:
 def record_section(record: StudyRecord, name: str) -> Html:
     """Cards of the verdicts, figures, one table a group, notes."""
     verdicts = [
-        card(verdict, count(float(number)), plural(number, "row")) for verdict, number in record.verdicts.items() if number
+        card(verdict, count(float(number)), plural(number, "row"))
+        for verdict, number in record.verdicts.items()
+        if number
     ]
     cells, cost = record.num_cells, record.cost
     told = (
@@ -38,7 +40,9 @@ def record_section(record: StudyRecord, name: str) -> Html:
     drawn = [figure(study_plot(each), f"{name}-figure-{i}") for i, each in enumerate(record.figures[:MAX_FIGURES])]
     groups = list(dict.fromkeys(row.group for row in record.rows[:MAX_ROWS]))
     tables = [_table([row for row in record.rows[:MAX_ROWS] if row.group == group], group) for group in groups]
-    failures = [tag("h3", "Failed"), bullets([shorten(line, 400) for line in record.failures])] if record.failures else []
+    failures = (
+        [tag("h3", "Failed"), bullets([shorten(line, 400) for line in record.failures])] if record.failures else []
+    )
     return section(
         name,
         f"Study: {shorten(record.title, 120)}",

@@ -67,7 +67,10 @@ def _csv(figure: StudyFigure) -> str:
 def _draw(figure: StudyFigure, kind: Any) -> Any:
     columns = min(figure.columns, len(figure.panels))
     rows = math.ceil(len(figure.panels) / columns)
-    drawn = kind(figsize=(1.2 + 4.3 * columns if columns > 1 else 7.6, 0.9 + 3.1 * rows if rows > 1 else 4.6), layout="constrained")
+    drawn = kind(
+        figsize=(1.2 + 4.3 * columns if columns > 1 else 7.6, 0.9 + 3.1 * rows if rows > 1 else 4.6),
+        layout="constrained",
+    )
     axes = drawn.subplots(rows, columns, squeeze=False)
     for index, axis in enumerate(axes.flat):
         if index < len(figure.panels):
@@ -90,7 +93,13 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
         colour = NEUTRAL if level.colour < 0 else COLOURS[level.colour % len(COLOURS)]
         axis.axhline(level.y, color=colour, linewidth=1, linestyle=DASHES[level.dash % len(DASHES)], zorder=1)
         axis.annotate(
-            level.name, (1.0, level.y), xycoords=("axes fraction", "data"), fontsize=7, color=colour, ha="right", va="bottom"
+            level.name,
+            (1.0, level.y),
+            xycoords=("axes fraction", "data"),
+            fontsize=7,
+            color=colour,
+            ha="right",
+            va="bottom",
         )
     for series in panel.series:
         _draw_series(axis, series)
@@ -127,7 +136,10 @@ def _draw_series(axis: Any, series: Series) -> None:
         axis.plot(series.x, y, **look)
         return
     reach = [
-        [max(value - end, 0.0) if math.isfinite(end) and good else 0.0 for value, end, good in zip(series.y, ends, finite, strict=True)]
+        [
+            max(value - end, 0.0) if math.isfinite(end) and good else 0.0
+            for value, end, good in zip(series.y, ends, finite, strict=True)
+        ]
         for ends in (series.low, series.high)
     ]
     reach[1] = [

@@ -138,7 +138,9 @@ def _wanted(cells: Sequence[Cell], only: str) -> list[Cell]:
         if only in cell.name:
             add(cell)
     if not names:
-        raise InputError(f"--only must be part of a cell's name, got {only!r}; cells are {', '.join(list(by_name)[:12])}")
+        raise InputError(
+            f"--only must be part of a cell's name, got {only!r}; cells are {', '.join(list(by_name)[:12])}"
+        )
     return [cell for cell in cells if cell.name in names]
 
 
@@ -152,7 +154,9 @@ def _earlier(out: Path, identity: Mapping[str, Any], resume: bool) -> list[dict[
     starts = found.of_kind("start")
     held = {key: starts[0].get(key) for key in identity} if starts else None
     if held != dict(identity):
-        raise RecordError(f"--out must hold the study to be resumed, {dict(identity)}, got {held} in {out}; choose another")
+        raise RecordError(
+            f"--out must hold the study to be resumed, {dict(identity)}, got {held} in {out}; choose another"
+        )
     return found.of_kind("cell")
 
 

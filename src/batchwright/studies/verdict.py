@@ -50,7 +50,9 @@ def trend(steps: Sequence[float], values: Sequence[float]) -> Trend:
     rest = y - y.mean() - slope * centred
     error = math.sqrt(float((rest**2).sum()) / (len(x) - 2) / float((centred**2).sum()))
     half = student_quantile(0.95, len(x) - 2) * error
-    return Trend(slope=slope / scale, standard_error=error / scale, low=(slope - half) / scale, high=(slope + half) / scale)
+    return Trend(
+        slope=slope / scale, standard_error=error / scale, low=(slope - half) / scale, high=(slope + half) / scale
+    )
 
 
 def judge(

@@ -115,7 +115,11 @@ def _add_level(plot: object, level: Level, place: dict[str, int], panel: Panel) 
 def _axis(panel: Panel, *, horizontal: bool) -> dict[str, object]:
     name = inert(panel.x_name if horizontal else panel.y_name, 60)
     if horizontal and panel.x_ticks:
-        return {"title": {"text": name}, "tickvals": list(range(len(panel.x_ticks))), "ticktext": [inert(t, 24) for t in panel.x_ticks]}
+        return {
+            "title": {"text": name},
+            "tickvals": list(range(len(panel.x_ticks))),
+            "ticktext": [inert(t, 24) for t in panel.x_ticks],
+        }
     if horizontal and panel.x_log:
         values = [x for series in panel.series for x in series.x]
         return batch_axis(values, name) if all(x >= 1 for x in values) else log_axis(values, name)

@@ -27,7 +27,9 @@ def run_boundary(place: Place, *, momenta: Sequence[float], nesterov: bool) -> M
         for share in SHARES:
             mean = share * limit
             variance = _crossing(mean, momentum, nesterov)
-            closed = max_stable_lr(curvature_mean=mean, curvature_variance=variance, momentum=momentum, nesterov=nesterov)
+            closed = max_stable_lr(
+                curvature_mean=mean, curvature_variance=variance, momentum=momentum, nesterov=nesterov
+            )
             points.append({"momentum": momentum, "share": share, "variance": variance, "error": abs(closed - 1.0)})
     return {"points": points, "error": max(point["error"] for point in points)}
 

@@ -59,7 +59,9 @@ def run_checkpoint(place: Place, *, num_steps: int, num_batches: int, seed: int,
     scratch.replace(path)
     model = to_model(ensemble, 0)
     found = {
-        size: measure_batch_sharpness(model, problem, size, stream(seed, "eoss", "catapult", "measure", size), num_batches)
+        size: measure_batch_sharpness(
+            model, problem, size, stream(seed, "eoss", "catapult", "measure", size), num_batches
+        )
         for size in sorted({BASE.batch_size, *BATCH_SIZES})
         if size <= problem.num_train
     }

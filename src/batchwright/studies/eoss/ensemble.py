@@ -86,7 +86,9 @@ def from_models(models: Sequence[nn.Sequential]) -> Ensemble:
     if not models:
         raise InputError("models must hold at least one perceptron, got none")
     layers = [_linear_layers(model) for model in models]
-    weights = [torch.stack([layer.weight.detach().T for layer in same]).contiguous() for same in zip(*layers, strict=True)]
+    weights = [
+        torch.stack([layer.weight.detach().T for layer in same]).contiguous() for same in zip(*layers, strict=True)
+    ]
     biases = [torch.stack([layer.bias.detach()[None] for layer in same]) for same in zip(*layers, strict=True)]
     return Ensemble(
         weights=weights,
@@ -109,7 +111,9 @@ def to_model(ensemble: Ensemble, index: int) -> nn.Sequential:
     return nn.Sequential(*parts[:-1])
 
 
-def full_losses(ensemble: Ensemble, inputs: Float[Tensor, "N in"], targets: Float[Tensor, "N out"]) -> Float[Tensor, " E"]:
+def full_losses(
+    ensemble: Ensemble, inputs: Float[Tensor, "N in"], targets: Float[Tensor, "N out"]
+) -> Float[Tensor, " E"]:
     """Each member's loss on the whole data set: squared error summed over outputs, averaged over examples."""
     outputs, _ = _forward(ensemble, inputs.expand(ensemble.num_members, -1, -1))
     return (outputs - targets).square_().sum(2).mean(1)

@@ -77,7 +77,8 @@ def simulate(
     rates, levels = growth / whole, level / counted * lr / 2
     return {
         "growth": [
-            [mean_interval(rates[:, i * len(SCALES) + j].numpy()) for j in range(len(SCALES))] for i in range(len(edges))
+            [mean_interval(rates[:, i * len(SCALES) + j].numpy()) for j in range(len(SCALES))]
+            for i in range(len(edges))
         ],
         "level": [mean_interval(levels[:, i].numpy()) for i in at_edge],
         "num_gradients": float(num_replicas * batch_size * len(lr) * (num_steps + BURN_IN * EVERY)),

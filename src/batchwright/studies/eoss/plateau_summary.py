@@ -181,7 +181,9 @@ def _order_rows(found: Sequence[Plateau]) -> list[Row]:
     """With momentum the plateau rises from the small-batch to the large-batch threshold."""
     rows = []
     for name in dict.fromkeys(each.name for each in found if each.setting.momentum):
-        same = sorted((each for each in found if each.name == name and each.levels), key=lambda each: each.setting.batch_size)
+        same = sorted(
+            (each for each in found if each.name == name and each.levels), key=lambda each: each.setting.batch_size
+        )
         if len(same) < 3:
             continue
         means = [float(np.mean(each.levels)) for each in same]
@@ -199,7 +201,9 @@ def _order_rows(found: Sequence[Plateau]) -> list[Row]:
                 low=float(total),
                 high=float(total),
                 verdict=verdict,
-                note=" < ".join(f"{mean:.3g}" for mean in means) if rises == total else ", ".join(f"{mean:.3g}" for mean in means),
+                note=" < ".join(f"{mean:.3g}" for mean in means)
+                if rises == total
+                else ", ".join(f"{mean:.3g}" for mean in means),
             )
         )
     return rows
@@ -236,7 +240,11 @@ def plateau_figure(found: Sequence[Plateau]) -> StudyFigure | None:
         series, levels = [], []
         for momentum in momenta:
             colour = momenta.index(momentum)
-            same = [each for each in found if each.setting.momentum == momentum and each.setting.nesterov == nesterov and each.levels]
+            same = [
+                each
+                for each in found
+                if each.setting.momentum == momentum and each.setting.nesterov == nesterov and each.levels
+            ]
             same.sort(key=lambda each: each.setting.batch_size)
             if len(same) < 2:
                 continue
@@ -260,7 +268,9 @@ def plateau_figure(found: Sequence[Plateau]) -> StudyFigure | None:
                 levels.append(Level(y=setting.high, name=f"{top}, β={momentum:g}", colour=colour))
         if series:
             axes = {"x_name": "batch size (512 is the full batch)", "y_name": "plateau of batch sharpness"}
-            panels.append(Panel(title=title, series=tuple(series), levels=tuple(levels), x_log=True, y_log=True, **axes))
+            panels.append(
+                Panel(title=title, series=tuple(series), levels=tuple(levels), x_log=True, y_log=True, **axes)
+            )
     if not panels:
         return None
     return StudyFigure(

@@ -51,9 +51,7 @@ def run_plateau(
         Setting(lr=lr, momentum=momentum, batch_size=size, nesterov=nesterov) for momentum, nesterov in optimizers
     ]
     ensemble = start_ensemble(settings, seed)
-    batches = batch_stream(
-        problem.num_train, size, [stream(seed, "eoss", "batches", size)], len(settings), num_steps
-    )
+    batches = batch_stream(problem.num_train, size, [stream(seed, "eoss", "batches", size)], len(settings), num_steps)
     warmup = [each.warmup(problem.num_train) for each in settings]
     train_steps(ensemble, problem.inputs, problem.targets, islice(batches, min(WARMUP_STEPS, num_steps)), warmup)
     done = min(WARMUP_STEPS, num_steps)
@@ -65,7 +63,9 @@ def run_plateau(
         losses = full_losses(ensemble, problem.inputs, problem.targets)
         for index, found in enumerate(points):
             generator = stream(seed, "eoss", "measure", size, point, index)
-            found.append(measure_member(ensemble, index, float(losses[index]), problem, size, generator, num_batches, done))
+            found.append(
+                measure_member(ensemble, index, float(losses[index]), problem, size, generator, num_batches, done)
+            )
     return {
         "series": [
             {
