@@ -1,6 +1,7 @@
 """Curvature of the loss as training meets it, and what it says of the stability of learning rate, momentum and batch size."""
 
 from batchwright.measure.curvature.batch_sharpness import BatchSharpness, batch_sharpness, step_sharpness
+from batchwright.measure.curvature.lanczos import EigenPairs, extreme_eigenpairs
 from batchwright.measure.curvature.mean_square import (
     crossover_batch_size,
     max_stable_lr,
@@ -8,16 +9,26 @@ from batchwright.measure.curvature.mean_square import (
     second_moment_matrix,
     thresholds,
 )
+from batchwright.measure.curvature.operator import CurvatureOperator
+from batchwright.measure.curvature.products import HessianOperator, hvp
+from batchwright.measure.curvature.sharpness import Sharpness, sharpness
 from batchwright.measure.curvature.stability import Stability, stability
 
 __all__ = [
     "BatchSharpness",
+    "CurvatureOperator",
+    "EigenPairs",
+    "HessianOperator",
+    "Sharpness",
     "Stability",
     "batch_sharpness",
     "crossover_batch_size",
+    "extreme_eigenpairs",
+    "hvp",
     "max_stable_lr",
     "second_moment_growth",
     "second_moment_matrix",
+    "sharpness",
     "stability",
     "step_sharpness",
     "thresholds",
