@@ -117,7 +117,7 @@ def tiny(tmp_path_factory) -> tuple[StudyRecord, object]:
 
 
 def test_a_whole_run_has_every_part(tiny):
-    record, folder = tiny
+    record, _ = tiny
     assert record.failures == ()
     groups = {row.group for row in record.rows}
     assert groups == {

@@ -1,5 +1,6 @@
 """``batchwright study``: reproduce a paper."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,7 +62,7 @@ def study(
                     resume=resume,
                     num_workers=workers,
                     only=only,
-                    on_cell=lambda cell, done, total: bar.update(line, completed=done, total=total, note=cell),
+                    on_cell=partial(_advance, bar, line),
                 )
         except BatchwrightError as error:
             if name is not None:
@@ -81,6 +82,10 @@ def study(
         )
     if lost or any(record.failures for record in records.values()):
         raise typer.Exit(1)
+
+
+def _advance(bar: Any, line: Any, cell: str, done: int, total: int) -> None:
+    bar.update(line, completed=done, total=total, note=cell)
 
 
 def _names() -> str:

@@ -126,9 +126,12 @@ def _parts(collected: Collected, page: Path) -> list[tuple[str, str, Html]]:
             (f"runs-{number + 1}", name, run_section(runs, f"runs-{number + 1}", name, collected.folder, page))
         )
     for number, (path, study) in enumerate(list(collected.studies.items())[:MAX_STUDIES]):
-        anchor, record = f"study-{number + 1}", parse_study(study)
-        content = study_section(study, anchor, path) if record is None else record_section(record, anchor)
-        parts.append((anchor, f"Study {number + 1 if record is None else shorten(record.study, 40)}", content))
+        anchor, told_study = f"study-{number + 1}", parse_study(study)
+        if told_study is None:
+            parts.append((anchor, f"Study {number + 1}", study_section(study, anchor, path)))
+        else:
+            name = f"Study {shorten(told_study.study, 40)}"
+            parts.append((anchor, name, record_section(told_study, anchor)))
     parts.append(("environment", "Environment", environment_section(collected)))
     parts.append(("records", "Records", files_section(collected, page)))
     return parts

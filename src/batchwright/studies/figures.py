@@ -77,7 +77,7 @@ def _draw(figure: StudyFigure, kind: Any) -> Any:
             _draw_panel(axis, figure.panels[index])
         else:
             axis.axis("off")
-    named = {}
+    named: dict[str, Any] = {}
     for axis in axes.flat:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             named.setdefault(label, handle)

@@ -60,8 +60,8 @@ def judge(
 ) -> tuple[Interval | None, str]:
     """Mean of ``values`` (one a seed) with its interval, and the verdict on ``low <= mean <= high``.
 
-    A single value, as of a deterministic computation, is judged by itself. Values that are not finite, as of a run that diverged, are judged by
-    themselves too: an infinite ratio is above any bound.
+    A single value, as of a deterministic computation, is judged by itself. Values that are not finite, as of a run that
+    diverged, are judged by themselves too: an infinite ratio is above any bound.
 
     Args:
         values: One a seed.

@@ -29,5 +29,4 @@ def batch_stream(
     for start in range(0, num_steps, BLOCK):
         number = min(BLOCK, num_steps - start)
         drawn = torch.stack([draw(num_train, batch_size, each, number) for each in generators], dim=1)
-        for batch in drawn.repeat_interleave(copies, dim=1):
-            yield batch
+        yield from drawn.repeat_interleave(copies, dim=1)

@@ -1,7 +1,7 @@
 """The exact mean-square boundary: where the spectral radius of the second moments crosses one, against the closed form.
 
-The radius is found numerically for curvature noise, at means from 0.1 % to 99.9 % of what is stable without noise; the closed form is the
-library's. They share no algebra: one is an eigenvalue of a 3 x 3 matrix, the other the root of its determinant.
+The radius is found numerically for curvature noise, at means from 0.1 % to 99.9 % of what is stable without noise; the closed
+form is the library's. They share no algebra: one is an eigenvalue of a 3 x 3 matrix, the other the root of its determinant.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ def run_boundary(place: Place, *, momenta: Sequence[float], nesterov: bool) -> M
     """Largest relative difference between the two boundaries, over momenta and means.
 
     Returns:
-        ``points``: momentum, share of the noiseless limit, the noise at which the radius crosses one, and ``error``: the relative distance of the
-        closed form's largest learning rate at that noise from the learning rate of the crossing.
+        ``points``: momentum, share of the noiseless limit, the noise at which the radius crosses one, and ``error``: the
+        relative distance of the closed form's largest learning rate at that noise from the learning rate of the crossing.
     """
     points = []
     for momentum in momenta:

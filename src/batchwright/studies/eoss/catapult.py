@@ -1,7 +1,7 @@
 """The catapult test: train to a plateau, change one thing at a checkpoint, and compare with the unchanged continuation.
 
-The momentum buffer is zeroed at the checkpoint in all continuations, the unchanged one too, as in the official code: a buffer that was filled at
-another setting carries the weights to where neither setting would.
+The momentum buffer is zeroed at the checkpoint in all continuations, the unchanged one too, as in the official code: a buffer
+that was filled at another setting carries the weights to where neither setting would.
 """
 
 import math
@@ -38,8 +38,8 @@ def run_checkpoint(place: Place, *, num_steps: int, num_batches: int, seed: int,
     """Train at the base setting and leave the weights for the continuations.
 
     Returns:
-        ``before``: full losses of the last steps; at the checkpoint ``batch_sharpness``, the same at the batch sizes of the interventions, and
-        ``sharpness``.
+        ``before``: full losses of the last steps; at the checkpoint ``batch_sharpness``, the same at the batch sizes of the
+        interventions, and ``sharpness``.
     """
     problem = digits_problem(num_train)
     ensemble = start_ensemble([BASE], seed)
@@ -91,8 +91,8 @@ def run_continuations(
     """Go on from the checkpoint of ``seed`` at the base setting and at each changed one.
 
     Returns:
-        ``continuations``: for the base and each intervention the full losses of the first ``num_spike_steps`` steps, their maximum (infinite
-        where it diverged), and the batch sharpness over the last fifth of ``num_steps``.
+        ``continuations``: for the base and each intervention the full losses of the first ``num_spike_steps`` steps, their
+        maximum (infinite where it diverged), and the batch sharpness over the last fifth of ``num_steps``.
     """
     problem = digits_problem(num_train)
     path = state_path(place.folder, seed)

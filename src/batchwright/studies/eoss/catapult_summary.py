@@ -253,8 +253,8 @@ def prediction_figure(results: Results) -> StudyFigure | None:
     return StudyFigure(
         name="predictions",
         title="Foretold at the checkpoint, and what came",
-        caption=f"Each point is one change in one seed. Right of 1 the gauge says spike; above {DIVIDE:.2f} it was one. Runs that diverged "
-        "stand at the top.",
+        caption=f"Each point is one change in one seed. Right of 1.1 the gauge says spike; above {DIVIDE:.2f} it was one. "
+        "Runs that diverged stand at the top.",
         panels=(
             Panel(
                 title="",

@@ -1,7 +1,7 @@
 """The published problem: 8,192 images of CIFAR-10, a perceptron and a convolutional network, in parts that resume.
 
-A run is a chain of cells of a few thousand steps, each of which begins from the file that the one before it left, so a run of 150,000 steps loses
-at most one part to a kill, and a machine that has no time for all of it reports the trend of what it did.
+A run is a chain of cells of a few thousand steps, each of which begins from the file that the one before it left, so a run of
+150,000 steps loses at most one part to a kill, and a machine that has no time for all of it reports the trend of what it did.
 
 Source: the official code: subset of 8,192 (seed 111), channel-normalised, squared error summed over one-hot outputs, Kaiming-normal
 weights times 0.2, zero biases; learning rates, batch sizes and numbers of steps as in its sweeps.
@@ -63,30 +63,28 @@ def runs() -> list[tuple[str, Setting]]:
 
 def cifar_cells(seed: int) -> Sequence[Cell]:
     """The parts of every run."""
-    cells = []
-    for network, setting in runs():
-        name = run_name(network, setting)
-        for part in range(num_steps(setting.batch_size) // PART_STEPS):
-            cells.append(
-                Cell(
-                    name=f"{name}/part-{part:02d}",
-                    run=run_part,
-                    arguments={
-                        "network": network,
-                        "setting": {
-                            "lr": setting.lr,
-                            "momentum": setting.momentum,
-                            "batch_size": setting.batch_size,
-                            "nesterov": setting.nesterov,
-                        },
-                        "part": part,
-                        "seed": seed,
-                    },
-                    after=(f"{name}/part-{part - 1:02d}",) if part else (),
-                    weight=float(1000 - part),
-                )
-            )
-    return cells
+    return [
+        _part(network, setting, part, seed)
+        for network, setting in runs()
+        for part in range(num_steps(setting.batch_size) // PART_STEPS)
+    ]
+
+
+def _part(network: str, setting: Setting, part: int, seed: int) -> Cell:
+    name = run_name(network, setting)
+    values = {
+        "lr": setting.lr,
+        "momentum": setting.momentum,
+        "batch_size": setting.batch_size,
+        "nesterov": setting.nesterov,
+    }
+    return Cell(
+        name=f"{name}/part-{part:02d}",
+        run=run_part,
+        arguments={"network": network, "setting": values, "part": part, "seed": seed},
+        after=(f"{name}/part-{part - 1:02d}",) if part else (),
+        weight=float(1000 - part),
+    )
 
 
 def run_part(place: Place, *, network: str, setting: Mapping[str, Any], part: int, seed: int) -> Mapping[str, Any]:

@@ -27,10 +27,10 @@ class Ensemble:
         bias_momenta: Momentum buffers of ``biases``.
     """
 
-    weights: list[Float[Tensor, "E in out"]]
-    biases: list[Float[Tensor, "E 1 out"]]
-    weight_momenta: list[Float[Tensor, "E in out"]]
-    bias_momenta: list[Float[Tensor, "E 1 out"]]
+    weights: list[Float[Tensor, "E _ _"]]
+    biases: list[Float[Tensor, "E 1 _"]]
+    weight_momenta: list[Float[Tensor, "E _ _"]]
+    bias_momenta: list[Float[Tensor, "E 1 _"]]
 
     @property
     def num_members(self) -> int:

@@ -1,7 +1,8 @@
 """Isotropic linear regression at the edge: the growth of the error and the batch sharpness, simulated.
 
-Inputs are uniform on the sphere of squared radius ``D`` in ``D`` dimensions, fresh at each step, and targets are zero, so the Hessian of the
-expected loss is the identity. All settings of one batch size see the same inputs, at 0.93, 1 and 1.07 times their own edge.
+Inputs are uniform on the sphere of squared radius ``D`` in ``D`` dimensions, fresh at each step, and targets are zero, so the
+Hessian of the expected loss is the identity. All settings of one batch size see the same inputs, at 0.93, 1 and 1.07 times
+their own edge.
 """
 
 import math

@@ -1,7 +1,6 @@
 """Batch sharpness and sharpness of a network on the problem, with the batches that the study draws for them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -187,7 +188,7 @@ def _order_rows(found: Sequence[Plateau]) -> list[Row]:
         if len(same) < 3:
             continue
         means = [float(np.mean(each.levels)) for each in same]
-        rises = sum(after > before for before, after in zip(means, means[1:], strict=False))
+        rises = sum(after > before for before, after in pairwise(means))
         total = len(means) - 1
         measured, verdict = judge([float(rises)], float(total), float(total))
         rows.append(
@@ -267,16 +268,24 @@ def plateau_figure(found: Sequence[Plateau]) -> StudyFigure | None:
                 top = "2(1+β)/((1+2β)η)" if nesterov else "2(1+β)/η"
                 levels.append(Level(y=setting.high, name=f"{top}, β={momentum:g}", colour=colour))
         if series:
-            axes = {"x_name": "batch size (512 is the full batch)", "y_name": "plateau of batch sharpness"}
             panels.append(
-                Panel(title=title, series=tuple(series), levels=tuple(levels), x_log=True, y_log=True, **axes)
+                Panel(
+                    title=title,
+                    x_name="batch size (the largest is the full batch)",
+                    y_name="plateau of batch sharpness",
+                    series=tuple(series),
+                    levels=tuple(levels),
+                    x_log=True,
+                    y_log=True,
+                )
             )
     if not panels:
         return None
     return StudyFigure(
         name="plateaus",
         title="Where batch sharpness settles, by batch size and momentum",
-        caption="Mean over the seeds with its 95 % interval; dotted lines are the small-batch thresholds, dashed lines those of the full batch.",
+        caption="Mean over the seeds with its 95 % interval; dotted lines are the small-batch thresholds, dashed lines those of the "
+        "full batch.",
         panels=tuple(panels),
         columns=2,
     )
@@ -301,7 +310,7 @@ def trajectory_figure(found: Sequence[Plateau]) -> StudyFigure | None:
             )
             for each in same
         )
-        levels = {}
+        levels: dict[float, int] = {}
         for each in same:
             level = each.setting.high if full else each.setting.low
             levels.setdefault(round(level, 3), names.index(each.name))

@@ -39,8 +39,8 @@ def foretell(
 ) -> Foretold:
     """Set the gauge's prediction beside what came.
 
-    The gauge is given batch sharpness at the base setting's batch size, its interaction-aware part, the largest Hessian eigenvalue and the
-    number of examples: nothing at any other batch size, and nothing of the continuations.
+    The gauge is given batch sharpness at the base setting's batch size, its interaction-aware part, the largest Hessian
+    eigenvalue and the number of examples: nothing at any other batch size, and nothing of the continuations.
 
     Args:
         checkpoint: Result of the checkpoint's cell.

@@ -1,10 +1,11 @@
 """The small problem: 512 handwritten digits with noisy labels and a perceptron 64-128-128-10.
 
-Source: the specification of this study's small run; the loss, the one-hot targets and the scaled Kaiming initialisation are those of the
-official code (squared error summed over outputs, averaged over examples, without a half).
+Source: the specification of this study's small run; the loss, the one-hot targets and the scaled Kaiming initialisation are
+those of the official code (squared error summed over outputs, averaged over examples, without a half).
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -28,11 +29,11 @@ class Problem:
     """Training set.
 
     Attributes:
-        inputs: Features ``(N, 64)``.
+        inputs: Features, ``(N, 64)`` of the digits.
         targets: One-hot classes ``(N, 10)``.
     """
 
-    inputs: Float[Tensor, "N in"]
+    inputs: Float[Tensor, "N ..."]
     targets: Float[Tensor, "N out"]
 
     @property
@@ -60,7 +61,7 @@ def digits_problem(num_train: int = NUM_TRAIN) -> Problem:
 def perceptron(generator: torch.Generator) -> nn.Sequential:
     """Kaiming-normal weights times `INIT_SCALE`, zero biases, SiLU between the layers."""
     parts: list[nn.Module] = []
-    for fan_in, fan_out in zip(SIZES, SIZES[1:], strict=False):
+    for fan_in, fan_out in pairwise(SIZES):
         linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
         with torch.no_grad():
             linear.weight.normal_(0.0, INIT_SCALE * (2 / fan_in) ** 0.5, generator=generator)
@@ -72,4 +73,5 @@ def perceptron(generator: torch.Generator) -> nn.Sequential:
 def squared_error(model: nn.Module, batch: Batch) -> Float[Tensor, " B"]:
     """Each example's squared error, summed over the outputs."""
     inputs, targets = batch
-    return (model(inputs) - targets).square().sum(1)
+    outputs: Tensor = model(inputs)
+    return (outputs - targets).square().sum(1)

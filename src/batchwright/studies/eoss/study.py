@@ -17,8 +17,8 @@ from batchwright.studies.study import Study, Summary
 
 NOTES = (
     "Batches are drawn anew from the whole training set at each step, without replacement within a batch.",
-    "A plateau is the mean of the measurements in the last fifth of a run; its interval is over seeds, which differ in initial weights and "
-    "batches and share the training set.",
+    "A plateau is the mean of the measurements in the last fifth of a run; its interval is over seeds, which differ in initial "
+    "weights and batches and share the training set.",
     "Full-batch sharpness is one deterministic number a measurement; at smaller batches it is the mean over up to 100 fresh batches.",
 )
 
