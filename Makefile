@@ -41,6 +41,7 @@ check: lint types test
 
 studies: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow --timeout 3600 tests
+	OMP_NUM_THREADS=1 $(BIN)/batchwright study --all --preset laptop --out runs/studies --resume
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.all

@@ -70,11 +70,14 @@ def test_the_linear_model_meets_the_table_at_one_batch_size(place):
 
 
 def test_a_scalar_curvature_grows_beyond_its_edge_alone(place):
-    """At one example a step and no momentum the norm of the error is conserved exactly at the edge."""
+    """At one example a step and no momentum the norm of the error is conserved at the edge, step by step.
+
+    What is left of the rate is the last step's share of the state, under a quarter of the log, over the number of steps.
+    """
     found = simulate(
-        place, batch_size=1, edges=[2 / 64], momenta=[0.0], nesterov=[False], num_replicas=4, num_steps=100, seed=1
+        place, batch_size=1, edges=[2 / 64], momenta=[0.0], nesterov=[False], num_replicas=4, num_steps=600, seed=1
     )
-    assert found["growth"][0][SCALES.index(1.0)].value == pytest.approx(0.0, abs=1e-8)
+    assert found["growth"][0][SCALES.index(1.0)].value == pytest.approx(0.0, abs=5e-4)
     assert found["level"][0].value == pytest.approx(1.0, abs=1e-6)
 
 

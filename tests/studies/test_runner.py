@@ -138,7 +138,7 @@ def test_a_killed_study_goes_on_where_it_was(tmp_path: Path):
     command = [sys.executable, "-m", "batchwright", "study", "eoss", "--out", str(tmp_path), "--only", "boundary"]
     command[6:] += ["--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     records = tmp_path / "records.jsonl"
     for _ in range(1200):
         if records.exists() and '"kind": "cell"' in records.read_text():

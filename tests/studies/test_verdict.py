@@ -39,7 +39,7 @@ def test_trend_is_the_least_squares_slope_of_scipy():
     steps = np.arange(0, 10_000, 1000)
     values = 10 + 0.001 * steps + rng.normal(size=len(steps))
     wanted = linregress(steps, values)
-    found = trend(steps, values)
+    found = trend(steps.tolist(), values.tolist())
     assert found.slope == pytest.approx(1000 * wanted.slope / values.mean())
     assert found.standard_error == pytest.approx(1000 * wanted.stderr / values.mean())
     assert math.isinf(trend([0, 1], [1.0, 2.0]).standard_error)

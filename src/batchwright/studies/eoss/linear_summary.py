@@ -147,7 +147,8 @@ def linear_figure(results: Results) -> StudyFigure | None:
         name="linear-model",
         title="Linear regression in 64 dimensions: batch sharpness at the edge",
         caption="Points are simulated at the predicted largest learning rate, dashed curves are the closed form for large "
-        "dimensions, which lies up to 5 % high at the smallest batches; at large batch the curves end at 1 + momentum, Nesterov's over 1 + 2 momentum.",
+        "dimensions, which lies up to 5 % high at the smallest batches; at large batch the curves end at 1 + momentum, Nesterov's "
+        "over 1 + 2 momentum.",
         panels=(
             Panel(
                 title="",
