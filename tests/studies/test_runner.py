@@ -140,7 +140,7 @@ def test_a_killed_study_goes_on_where_it_was(tmp_path: Path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     records = tmp_path / "records.jsonl"
-    for _ in range(1200):
+    for _ in range(6000):
         if records.exists() and '"kind": "cell"' in records.read_text():
             break
         time.sleep(0.02)

@@ -93,15 +93,13 @@ def run_study(
             else:
                 # What is summarised is what was recorded, so that a resumed study sees the very same values.
                 line = to_plain({"name": cell.name, "arguments": cell.arguments, **(result or {})})
-                records.write("cell", **line)
+                records.write("cell", **line, elapsed=time.perf_counter() - start)
                 records.sync()
                 results[cell.name] = line
             on_cell(cell.name, len(results), len(cells))
-    seconds = time.perf_counter() - start
+        records.write("part", elapsed=time.perf_counter() - start)
     ordered = {cell.name: results[cell.name] for cell in cells if cell.name in results}
     summary = study.summarise(preset, ordered)
-    with RecordWriter(out) as records:
-        records.write("part", seconds=seconds)
     record = StudyRecord(
         study=study.name,
         title=study.title,
@@ -114,7 +112,7 @@ def run_study(
         notes=summary.notes,
         failures=tuple(f"{name}: {message}" for name, message in failures.items()),
         cost=StudyCost(
-            seconds=sum(line["seconds"] for line in read_records(out).of_kind("part")),
+            seconds=_seconds(out),
             cpu_seconds=sum(float(line.get("cpu_seconds", 0.0)) for line in ordered.values()),
             num_gradients=sum(float(line.get("num_gradients", 0.0)) for line in ordered.values()),
         ),
@@ -123,6 +121,16 @@ def run_study(
     write_figures(out / "figures", record.figures)
     write_json(out / STUDY_NAME, record)
     return record
+
+
+def _seconds(out: Path) -> float:
+    """Wall-clock seconds of all parts of the study; of a part that was killed, those to its last finished cell."""
+    total = latest = 0.0
+    for line in read_records(out).lines:
+        if line["kind"] in ("start", "resume"):
+            total, latest = total + latest, 0.0
+        latest = max(latest, float(line.get("elapsed", 0.0)))
+    return total + latest
 
 
 def _wanted(cells: Sequence[Cell], only: str) -> list[Cell]:
