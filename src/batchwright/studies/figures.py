@@ -31,6 +31,7 @@ def write_figures(folder: Path, figures: Sequence[StudyFigure]) -> list[Path]:
         write_json(paths[-2], figure)
         write_atomically(paths[-1], _csv(figure))
     try:
+        from matplotlib import rc_context
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
@@ -42,9 +43,7 @@ def write_figures(folder: Path, figures: Sequence[StudyFigure]) -> list[Path]:
             # Neither date nor random ids, so the same numbers give the same file.
             metadata = {"Date": None} if suffix == "svg" else {"Software": None}
             paths.append(folder / f"{figure.name}.{suffix}")
-            import matplotlib
-
-            with matplotlib.rc_context({"svg.hashsalt": figure.name}):
+            with rc_context({"svg.hashsalt": figure.name}):
                 drawn.savefig(paths[-1], dpi=144, metadata=metadata)
     return paths
 
@@ -108,8 +107,12 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
         places = sorted({x for series in panel.series for x in series.x})
         if 0 < len(places) <= 9:
             axis.set_xticks(places, [f"{place:g}" for place in places])
+            axis.minorticks_off()
+        else:
+            axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     if panel.y_log:
         axis.set_yscale("log")
+        _plain_ticks(axis.yaxis, axis.get_ylim())
     if panel.x_ticks:
         axis.set_xticks(range(len(panel.x_ticks)), panel.x_ticks, fontsize=8, rotation=30, ha="right")
     axis.set_xlabel(panel.x_name, fontsize=9)
@@ -118,6 +121,16 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
     axis.tick_params(labelsize=8)
     axis.grid(True, color="#d8dee4", linewidth=0.5)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _plain_ticks(axis: Any, limits: tuple[float, float]) -> None:
+    """Ticks at 1, 2 and 5 where a logarithmic axis spans two decades or less; its numbers as they are."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    if limits[1] <= 120 * limits[0]:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _draw_series(axis: Any, series: Series) -> None:

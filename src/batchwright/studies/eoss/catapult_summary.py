@@ -123,7 +123,10 @@ def _settled_rows(results: Results, seeds: Sequence[int]) -> list[Row]:
             level = from_plain(Setting, entry["setting"]).low
             values.append(float(np.mean([float(point["value"]) for point in entry["settled"]])))
         low, high = SETTLED_BAND[0] * level, SETTLED_BAND[1] * level
-        measured, verdict = judge(values, low, high)
+        lost = [seed for seed, value in zip(seeds, values, strict=True) if not math.isfinite(value)]
+        measured, verdict = judge([value for value in values if math.isfinite(value)], low, high)
+        # A run that diverged has not settled, whatever the others did.
+        verdict = "does not hold" if lost else verdict
         rows.append(
             Row(
                 what=f"{name}: batch sharpness in the last fifth of the continuation",
@@ -135,6 +138,9 @@ def _settled_rows(results: Results, seeds: Sequence[int]) -> list[Row]:
                 low=low,
                 high=high,
                 verdict=verdict,
+                note=f"diverged after the spike: seed {', '.join(map(str, lost))}; measured in the others"
+                if lost
+                else "",
             )
         )
     return rows
