@@ -1,7 +1,15 @@
 """Curvature of the loss as training meets it, and what it says of the stability of learning rate, momentum and batch size."""
 
 from batchwright.measure.curvature.batch_sharpness import BatchSharpness, batch_sharpness, step_sharpness
+from batchwright.measure.curvature.curvature_ratio import CurvatureRatio
+from batchwright.measure.curvature.generalized_sharpness import GeneralizedSharpness, generalized_sharpness
+from batchwright.measure.curvature.gradient_sharpness import (
+    batch_sharpness_ratio,
+    gradient_noise_interaction,
+    interaction_aware_sharpness,
+)
 from batchwright.measure.curvature.lanczos import EigenPairs, extreme_eigenpairs
+from batchwright.measure.curvature.linear_model import EdgeRatio, edge_ratio
 from batchwright.measure.curvature.mean_square import (
     crossover_batch_size,
     max_stable_lr,
@@ -10,26 +18,41 @@ from batchwright.measure.curvature.mean_square import (
     thresholds,
 )
 from batchwright.measure.curvature.operator import CurvatureOperator
+from batchwright.measure.curvature.preconditioned import PreconditionedStability, preconditioned_stability
 from batchwright.measure.curvature.products import HessianOperator, hvp
 from batchwright.measure.curvature.sharpness import Sharpness, sharpness
 from batchwright.measure.curvature.stability import Stability, stability
+from batchwright.measure.curvature.what_if import StepSettings, WhatIf, what_if
 
 __all__ = [
     "BatchSharpness",
     "CurvatureOperator",
+    "CurvatureRatio",
+    "EdgeRatio",
     "EigenPairs",
+    "GeneralizedSharpness",
     "HessianOperator",
+    "PreconditionedStability",
     "Sharpness",
     "Stability",
+    "StepSettings",
+    "WhatIf",
     "batch_sharpness",
+    "batch_sharpness_ratio",
     "crossover_batch_size",
+    "edge_ratio",
     "extreme_eigenpairs",
+    "generalized_sharpness",
+    "gradient_noise_interaction",
     "hvp",
+    "interaction_aware_sharpness",
     "max_stable_lr",
+    "preconditioned_stability",
     "second_moment_growth",
     "second_moment_matrix",
     "sharpness",
     "stability",
     "step_sharpness",
     "thresholds",
+    "what_if",
 ]
