@@ -43,6 +43,7 @@ check: lint types test
 
 studies: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow --timeout 3600 tests
+	OMP_NUM_THREADS=1 $(BIN)/batchwright study --all --preset laptop --out runs/studies --resume
 
 # The packages of the second list name torchvision among their requirements and run without it; what else they need is in the first.
 $(BENCH)/.peers: constraints.txt pyproject.toml benchmarks/requirements.txt benchmarks/requirements-bare.txt

@@ -10,6 +10,7 @@ from batchwright.cli.doctor import doctor
 from batchwright.cli.output import errors
 from batchwright.cli.plan import plan
 from batchwright.cli.report import report
+from batchwright.cli.study import study
 from batchwright.cli.tasks import tasks
 from batchwright.cli.train import train
 from batchwright.core.errors import BatchwrightError
@@ -22,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
-for command in (demo, plan, train, report, tasks, doctor):
+for command in (demo, plan, train, study, report, tasks, doctor):
     app.command()(command)
 
 INTERRUPTED = 130

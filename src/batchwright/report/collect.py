@@ -66,6 +66,9 @@ def collect(folder: Path) -> Collected:
         )
     warnings: list[str] = []
     found = _find(folder, warnings)
+    # Beside a study.json the records are the study's own cells, and no run.
+    of_studies = {Path(path).parent for path in found if Path(path).name == STUDY_NAME}
+    found = [path for path in found if Path(path).name != RECORDS_NAME or Path(path).parent not in of_studies]
 
     def read(name: str, reader: Callable[[Path, str], Item]) -> dict[str, Item]:
         """What can be read of the files called ``name``; the rest becomes warnings."""

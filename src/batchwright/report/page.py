@@ -13,6 +13,7 @@ from batchwright.report.other_sections import environment_section, files_section
 from batchwright.report.plan_records import VerificationRecord
 from batchwright.report.plan_sections import answer_cards, headline, plan_parts, verification_section
 from batchwright.report.run_sections import failures, run_headline, run_section
+from batchwright.report.study_sections import parse_study, record_section, study_headline
 from batchwright.report.template import fill
 from batchwright.report.text import natural_key, plural
 
@@ -91,7 +92,8 @@ def _headline(collected: Collected) -> str:
     if collected.verifications:
         found = next(iter(collected.verifications.values()))
         return f"Verification of a plan for {found.task}"
-    return plural(len(collected.studies), "study record")
+    told = [found for value in collected.studies.values() if (found := parse_study(value)) is not None]
+    return study_headline(told[0]) if len(told) == 1 else plural(len(collected.studies), "study record")
 
 
 def _parts(collected: Collected, page: Path) -> list[tuple[str, str, Html]]:
@@ -124,7 +126,12 @@ def _parts(collected: Collected, page: Path) -> list[tuple[str, str, Html]]:
             (f"runs-{number + 1}", name, run_section(runs, f"runs-{number + 1}", name, collected.folder, page))
         )
     for number, (path, study) in enumerate(list(collected.studies.items())[:MAX_STUDIES]):
-        parts.append((f"study-{number + 1}", f"Study {number + 1}", study_section(study, f"study-{number + 1}", path)))
+        anchor, told_study = f"study-{number + 1}", parse_study(study)
+        if told_study is None:
+            parts.append((anchor, f"Study {number + 1}", study_section(study, anchor, path)))
+        else:
+            name = f"Study {shorten(told_study.study, 40)}"
+            parts.append((anchor, name, record_section(told_study, anchor)))
     parts.append(("environment", "Environment", environment_section(collected)))
     parts.append(("records", "Records", files_section(collected, page)))
     return parts

@@ -64,7 +64,9 @@ def make(name: str, dtype: torch.dtype = torch.float64) -> Case:
     return Case(model=case.model.to(dtype), loss=case.loss, batch=batch)
 
 
-def flat_function(model: nn.Module, function: Callable[[nn.Module], Tensor]) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+def flat_function(
+    model: nn.Module, function: Callable[[nn.Module], Tensor]
+) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     """``function`` of the model as one of its flat trainable parameters, and those parameters."""
     parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
 
@@ -81,7 +83,8 @@ def flat_function(model: nn.Module, function: Callable[[nn.Module], Tensor]) -> 
     def of_flat(flat: Tensor) -> Tensor:
         pieces = flat.split([value.numel() for value in parameters.values()])
         values = {
-            f"model.{name}": piece.view_as(value) for (name, value), piece in zip(parameters.items(), pieces, strict=True)
+            f"model.{name}": piece.view_as(value)
+            for (name, value), piece in zip(parameters.items(), pieces, strict=True)
         }
         with nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH):
             return functional_call(called, values, ())

@@ -1,0 +1,8 @@
+"""The studies by their names on the command line; a new one is enrolled here and nowhere else."""
+
+from collections.abc import Mapping
+
+from batchwright.studies.eoss.study import EOSS
+from batchwright.studies.study import Study
+
+REGISTRY: Mapping[str, Study] = {study.name: study for study in (EOSS,)}

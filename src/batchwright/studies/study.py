@@ -1,0 +1,84 @@
+"""What a study is: cells that can run apart from one another, and a summary of what they found.
+
+A study is a module with a `Study` in it, a test, a line in `registry.py` and a page in the docs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from batchwright.core.study_record import Row, StudyFigure
+
+PRESETS = ("smoke", "laptop", "paper")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a cell runs: what it may use besides its own arguments.
+
+    Attributes:
+        folder: For state that later cells go on from; each cell writes files named for itself alone.
+        device: To compute on.
+        data_root: Folder of real data sets, if any.
+    """
+
+    folder: Path
+    device: torch.device
+    data_root: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One piece of a study, computed in one process and recorded as one line.
+
+    It is a pure function of its arguments and of the state that the cells in ``after`` left, so it gives the same numbers in any
+    process, in any order and after any kill.
+
+    Attributes:
+        name: Unique in the study; words and slashes.
+        run: A function of a module, ``run(place, **arguments)``; gives plain values for the record. Two of them are for the
+        cost and are
+            optional: ``num_gradients``, and ``seconds`` is added by the runner.
+        arguments: Plain values.
+        after: Names of the cells whose files it reads.
+        weight: Relative duration; the longest begin first.
+    """
+
+    name: str
+    run: Callable[..., Mapping[str, Any]]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """What a study makes of the results of its cells."""
+
+    rows: tuple[Row, ...]
+    figures: tuple[StudyFigure, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """A paper to be reproduced.
+
+    Attributes:
+        name: On the command line.
+        title: Of the paper.
+        source: Authors and place.
+        cells: ``cells(preset, seed)``: what there is to do, in the order of the summary.
+        summarise: ``summarise(preset, results)``, with the results of the finished cells by name; some may be missing.
+        needs_data: Presets that need a data root.
+    """
+
+    name: str
+    title: str
+    source: str
+    cells: Callable[[str, int], Sequence[Cell]]
+    summarise: Callable[[str, Mapping[str, Mapping[str, Any]]], Summary]
+    needs_data: tuple[str, ...] = ()

@@ -1,0 +1,76 @@
+"""``batchwright study`` from a shell's point of view."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from batchwright.cli.app import run
+
+QUICK = ["--only", "boundary", "--workers", "1"]
+
+
+def one_line(capsys, arguments: list[str], *words: str) -> None:
+    assert run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1, err
+    for word in words:
+        assert word in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["study", "nothing"], ["NAME must be one of", "eoss", "nothing"]),
+        (["study"], ["one NAME or --all"]),
+        (["study", "eoss", "--all"], ["one NAME or --all"]),
+        (["study", "eoss", "--preset", "huge"], ["--preset must be one of smoke, laptop, paper", "huge"]),
+        (["study", "eoss", "--only", "nothing"], ["--only must be part of a cell's name", "boundary/heavy-ball"]),
+        (["study", "eoss", "--seed", "-1"], ["--seed"]),
+        (["study", "eoss", "--device", "abacus"], ["--device must be", "abacus"]),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_2(capsys, tmp_path: Path, arguments, words):
+    one_line(capsys, [*arguments, "--out", str(tmp_path / "out")], *words)
+
+
+def test_the_paper_preset_asks_for_its_data(capsys, tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("BATCHWRIGHT_DATA", raising=False)
+    one_line(capsys, ["study", "eoss", "--preset", "paper", "--out", str(tmp_path)], "--data-root")
+
+
+def test_json_is_one_document_and_a_second_run_needs_resume(capsys, tmp_path: Path):
+    out = ["--out", str(tmp_path / "a")]
+    assert run(["study", "eoss", *QUICK, *out, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["command"] == "study"
+    assert {row["verdict"] for row in document["result"]["eoss"]["rows"]} == {"holds"}
+    assert document["cost"]["eoss"]["seconds"] > 0
+    one_line(capsys, ["study", "eoss", *QUICK, *out], "--resume")
+    assert run(["study", "eoss", *QUICK, *out, "--resume"]) == 0
+    assert "2 holds" in capsys.readouterr().out
+
+
+def test_all_puts_each_study_into_a_folder_of_its_own(capsys, tmp_path: Path):
+    assert run(["study", "--all", *QUICK, "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "eoss" / "study.json").exists()
+    assert run(["report", str(tmp_path), "--json"]) == 0
+
+
+def test_one_study_that_cannot_run_does_not_stop_the_others(capsys, tmp_path: Path, monkeypatch):
+    from dataclasses import replace
+
+    from batchwright.studies import registry
+
+    lost = replace(registry.REGISTRY["eoss"], name="lost", needs_data=("smoke",))
+    monkeypatch.setattr(registry, "REGISTRY", {"lost": lost, **registry.REGISTRY})
+    monkeypatch.delenv("BATCHWRIGHT_DATA", raising=False)
+    assert run(["study", "--all", *QUICK, "--out", str(tmp_path)]) == 1
+    assert "lost: --data-root must name" in capsys.readouterr().err
+    assert (tmp_path / "eoss" / "study.json").exists()
+
+
+def test_help_has_an_example(capsys):
+    assert run(["study", "--help"]) == 0
+    assert "Example: batchwright study" in " ".join(capsys.readouterr().out.split())
