@@ -1,6 +1,20 @@
 """Measurements of a training job, each with an interval; none of them leaves a trace in what it measured."""
 
 from batchwright.measure.branch import Branch, branch
+from batchwright.measure.curvature import (
+    CurvatureOperator,
+    EmpiricalFisherOperator,
+    FisherOperator,
+    GgnOperator,
+    HessianOperator,
+    Sharpness,
+    SpectralDensity,
+    Trace,
+    hessian_trace,
+    hvp,
+    sharpness,
+    spectral_density,
+)
 from batchwright.measure.dual_norms import DualNoiseScale, dual_noise_scale
 from batchwright.measure.gradient_statistics import (
     BatchTest,
@@ -28,16 +42,24 @@ from batchwright.measure.throughput import Throughput, throughput
 __all__ = [
     "BatchTest",
     "Branch",
+    "CurvatureOperator",
     "DualNoiseScale",
+    "EmpiricalFisherOperator",
+    "FisherOperator",
+    "GgnOperator",
     "GradientStatistics",
+    "HessianOperator",
     "Memory",
     "NoiseScale",
     "PerExampleNorms",
     "Pilot",
     "RankNoise",
     "RunningNoiseScale",
+    "Sharpness",
     "Snapshot",
+    "SpectralDensity",
     "Throughput",
+    "Trace",
     "TrialSearch",
     "adam_divisors",
     "branch",
@@ -47,6 +69,8 @@ __all__ = [
     "dual_noise_scale",
     "gradient_diversity",
     "gradient_snr",
+    "hessian_trace",
+    "hvp",
     "inner_product_test",
     "memory",
     "noise_scale",
@@ -56,6 +80,8 @@ __all__ = [
     "per_example_grad_norms",
     "per_example_sq_norms_by_layer",
     "pilot",
+    "sharpness",
+    "spectral_density",
     "throughput",
     "trial_search",
 ]

@@ -6,6 +6,12 @@ from batchwright.measure.curvature.lanczos import EigenPairs, extreme_eigenpairs
 from batchwright.measure.curvature.operator import CurvatureOperator
 from batchwright.measure.curvature.products import HessianOperator, hvp
 from batchwright.measure.curvature.sharpness import Sharpness, sharpness
+from batchwright.measure.curvature.spectral_density import (
+    SpectralDensity,
+    operator_spectral_density,
+    spectral_density,
+)
+from batchwright.measure.curvature.trace import Trace, hessian_trace, operator_trace
 
 __all__ = [
     "CurvatureOperator",
@@ -15,7 +21,13 @@ __all__ = [
     "GgnOperator",
     "HessianOperator",
     "Sharpness",
+    "SpectralDensity",
+    "Trace",
     "extreme_eigenpairs",
+    "hessian_trace",
     "hvp",
+    "operator_spectral_density",
+    "operator_trace",
     "sharpness",
+    "spectral_density",
 ]
