@@ -112,3 +112,24 @@ def dense() -> Callable[..., Tensor]:
 @pytest.fixture
 def flat_of() -> Callable[..., tuple[Callable[[Tensor], Tensor], Tensor]]:
     return flat_function
+
+
+class Quadratic(nn.Module):
+    """A model whose Hessian is diagonal with the given eigenvalues."""
+
+    def __init__(self, eigenvalues: Tensor, point: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("eigenvalues", eigenvalues)
+        self.point = nn.Parameter(point)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return (0.5 * self.eigenvalues * self.point.square()).sum().expand(len(batch))
+
+
+@pytest.fixture
+def quadratic() -> Callable[..., Case]:
+    def make_quadratic(eigenvalues: Tensor, point: Tensor | None = None) -> Case:
+        model = Quadratic(eigenvalues, torch.ones_like(eigenvalues) if point is None else point)
+        return Case(model=model, loss=lambda model, batch: model(batch[0]), batch=(torch.zeros(2, 1),))
+
+    return make_quadratic

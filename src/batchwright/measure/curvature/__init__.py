@@ -23,7 +23,9 @@ from batchwright.measure.curvature.operator import CurvatureOperator
 from batchwright.measure.curvature.preconditioned import PreconditionedStability, preconditioned_stability
 from batchwright.measure.curvature.products import HessianOperator, hvp
 from batchwright.measure.curvature.sharpness import Sharpness, sharpness
+from batchwright.measure.curvature.spectral_density import SpectralDensity, operator_spectral_density, spectral_density
 from batchwright.measure.curvature.stability import Stability, stability
+from batchwright.measure.curvature.trace import Trace, hessian_trace, operator_trace
 from batchwright.measure.curvature.what_if import StepSettings, WhatIf, what_if
 
 __all__ = [
@@ -39,8 +41,10 @@ __all__ = [
     "HessianOperator",
     "PreconditionedStability",
     "Sharpness",
+    "SpectralDensity",
     "Stability",
     "StepSettings",
+    "Trace",
     "WhatIf",
     "batch_sharpness",
     "batch_sharpness_ratio",
@@ -49,13 +53,17 @@ __all__ = [
     "extreme_eigenpairs",
     "generalized_sharpness",
     "gradient_noise_interaction",
+    "hessian_trace",
     "hvp",
     "interaction_aware_sharpness",
     "max_stable_lr",
+    "operator_spectral_density",
+    "operator_trace",
     "preconditioned_stability",
     "second_moment_growth",
     "second_moment_matrix",
     "sharpness",
+    "spectral_density",
     "stability",
     "step_sharpness",
     "thresholds",

@@ -1,7 +1,8 @@
 """Outermost eigenpairs of a symmetric operator by Lanczos with full reorthogonalisation and thick restarts.
 
 Sources: Parlett (1998), "The Symmetric Eigenvalue Problem", chapters 11 and 13 (error bounds, reorthogonalisation); Wu & Simon (2000),
-"Thick-restart Lanczos method for large symmetric eigenvalue problems".
+"Thick-restart Lanczos method for large symmetric eigenvalue problems"; van Dorsselaer, Hochstenbach & van der Vorst (2000), "Computing
+probabilistic bounds for extreme eigenvalues of symmetric matrices with the Lanczos method", section 3 (the upper limit).
 """
 
 import math
@@ -19,6 +20,10 @@ from batchwright.measure.curvature.operator import CurvatureOperator
 
 Array = NDArray[np.float64]
 MAX_BASIS = 48
+# The gap is that of the values found so far, which is too wide while a close eigenvalue is not yet told apart. On 30 networks in training,
+# from 60 starts with a share of the gradient, residual^2 / gap <= 1 % stopped 17 times at an error above 1 % (worst 32 %), and with this
+# factor never; from 30 warm starts, ten steps on, 5 times (worst 14 %) and once (2.4 %: two eigenvalues 5 % apart).
+SAFETY = 4.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -29,8 +34,9 @@ class EigenPairs:
         values: The largest eigenvalues in falling order, then the smallest in falling order.
         vectors: Their eigenvectors of unit length, one a row.
         residuals: ``||A v - value v||``, absolute, of each.
-        errors: Estimated error of each value: the smaller of its residual and of ``residual^2 / gap`` to the nearest other value found.
-        converged: Whether every error is below the tolerance.
+        errors: Estimated error of each value: the smaller of its residual and of ``4 residual^2 / gap`` to the nearest other value found.
+        converged: Whether every error is below the tolerance, and ``high`` as close as it was asked to be.
+        high: Upper limit of the largest eigenvalue, with probability ``level`` over the random part of the start; ``inf`` without one.
         num_products: Products with the operator.
     """
 
@@ -39,6 +45,7 @@ class EigenPairs:
     residuals: tuple[float, ...]
     errors: tuple[float, ...]
     converged: bool
+    high: float
     num_products: int
 
 
@@ -51,6 +58,9 @@ def extreme_eigenpairs(
     tol: float = 1e-3,
     max_products: int = 100,
     max_basis: int = MAX_BASIS,
+    random_length: float = 0.0,
+    level: float = 0.95,
+    high_tol: float | None = None,
     generator: torch.Generator | None = None,
 ) -> EigenPairs:
     """The algebraically largest and smallest eigenvalues, each to a relative error ``tol``.
@@ -66,21 +76,30 @@ def extreme_eigenpairs(
         tol: Estimated error of each value over its size at which it counts as found.
         max_products: Products after which the best so far is returned with ``converged=False``.
         max_basis: Vectors of ``D`` numbers held; beyond them the best are kept and the rest forgotten.
+        random_length: Length of the part of the start, scaled to length 1, that points to a uniformly random direction.
+        level: Probability with which ``high`` holds.
+        high_tol: Go on until ``high`` is also this close, relatively, to the largest value; only with a random start and no restart.
         generator: For the added directions; seed 0 when left out.
 
     Raises:
         InputError: If an argument is out of range, more eigenvalues are wanted than there are, or the start is zero or not finite.
     """
-    wanted = _check(operator.dim, num_largest, num_smallest, tol, max_products, max_basis)
+    wanted = _check(operator.dim, num_largest, num_smallest, tol, max_products, max_basis, random_length, level)
+    if high_tol is not None:
+        check_number("high_tol", high_tol, above=0.0)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     basis = _Basis(operator, start, min(max(max_basis, 2 * wanted + 4), operator.dim))
     before = operator.num_products
     settled: Array | None = None
+    least = _least_part(operator.dim, random_length, level)
+    high = math.inf
     with operator.held():
         while True:
             finite = basis.extend()
             used = operator.num_products - before
             ritz = basis.ritz(num_largest, num_smallest) if finite else None
+            if ritz is not None:
+                high = min(high, basis.upper_limit(least))
             if ritz is None or used >= max_products or basis.is_whole:
                 break
             if basis.is_closed:
@@ -88,7 +107,7 @@ def extreme_eigenpairs(
                     break
                 settled = ritz.values if len(ritz.values) == wanted else None
                 basis.add(operator.random_vector(generator))
-            elif settled is None and _found(ritz, wanted, tol):
+            elif settled is None and _found(ritz, wanted, tol) and _near(ritz, high, high_tol):
                 break
             if basis.is_full:
                 basis.restart(ritz.keep)
@@ -99,9 +118,25 @@ def extreme_eigenpairs(
         vectors=basis.vectors(ritz.coordinates),
         residuals=tuple(ritz.residuals.tolist()),
         errors=tuple(ritz.errors.tolist()),
-        converged=_found(ritz, wanted, tol),
+        converged=_found(ritz, wanted, tol) and _near(ritz, high, high_tol),
+        high=max(high, float(ritz.values[0])) if num_largest else math.inf,
         num_products=used,
     )
+
+
+def krylov(operator: CurvatureOperator, start: Float[Tensor, " D"], num_steps: int) -> Array | None:
+    """The operator seen from within the first ``num_steps`` Krylov vectors of a start; None where a product is not finite.
+
+    Smaller where the operator leads no further. The first coordinate is that along the start.
+    """
+    basis = _Basis(operator, start, min(num_steps, operator.dim))
+    with operator.held():
+        while not basis.is_full:
+            if not basis.extend():
+                return None
+            if basis.is_closed:
+                break
+    return basis.matrix
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -132,6 +167,13 @@ class _Basis:
         self._size = 0  # vectors whose products are known; the next one waits behind them
         self._matrix = np.zeros((capacity, capacity))
         self._next_norm = 0.0
+        self._log_scale = 0.0  # logarithm of the product of all residual norms so far
+        self._is_krylov = True
+
+    @property
+    def matrix(self) -> Array:
+        """``T``."""
+        return self._matrix[: self._size, : self._size]
 
     @property
     def is_full(self) -> bool:
@@ -166,6 +208,7 @@ class _Basis:
 
     def add(self, direction: Tensor) -> None:
         """Let a new direction wait, in place of a vanished residual."""
+        self._is_krylov = False
         rest, _ = self._orthogonal(direction / torch.linalg.vector_norm(direction), self._size)
         self._rows[self._size] = rest / torch.linalg.vector_norm(rest)
         self._next_norm = 0.0
@@ -181,7 +224,7 @@ class _Basis:
             steps = -np.diff(values)
             gaps = np.minimum(np.append(steps, np.inf), np.insert(steps, 0, np.inf))
         with np.errstate(divide="ignore", invalid="ignore"):
-            errors = np.where(residuals < gaps, residuals**2 / gaps, residuals)
+            errors = np.minimum(residuals, np.where(gaps > 0, SAFETY * residuals**2 / gaps, np.inf))
         top = min(num_largest, size)
         chosen = np.array([*range(top), *range(max(top, size - num_smallest), size)], dtype=int)
         spare = max(1, (self._capacity - len(chosen)) // 3)
@@ -197,9 +240,36 @@ class _Basis:
             keep=coordinates[:, kept[: self._capacity - 2]],
         )
 
+    def upper_limit(self, least: float) -> float:
+        """Upper limit of the largest eigenvalue if the first vector's part of its eigenvector is at least ``least``.
+
+        The waiting vector is ``p(A) v`` of length 1, with ``p(t) = prod (t - ritz value) / prod (residual norm)``. So no eigenvalue ``t`` has
+        ``p(t) > 1 / least``, and above the Ritz values ``p`` only grows.
+        """
+        if not self._is_krylov or least == 0.0:
+            return math.inf
+        values = np.linalg.eigvalsh(self._matrix[: self._size, : self._size])
+        top = float(values[-1])
+        if self.is_closed:
+            return top
+        aim = self._log_scale - math.log(least)
+        below, above = 0.0, 1.0  # in residual norms above the top value
+        unit = self._next_norm
+
+        def reached(distance: float) -> bool:
+            return float(np.log(np.maximum(top + distance * unit - values, 1e-300)).sum()) >= aim
+
+        while not reached(above):
+            above *= 2
+        for _ in range(60):
+            middle = 0.5 * (below + above)
+            below, above = (below, middle) if reached(middle) else (middle, above)
+        return top + above * unit
+
     def restart(self, keep: Array) -> None:
         """Shrink the basis to the Ritz vectors with these coordinates; the waiting vector goes on waiting."""
         size, kept = self._size, keep.shape[1]
+        self._is_krylov = False
         waiting = self._rows[size].clone()
         values = np.einsum("ik,ij,jk->k", keep, self._matrix[:size, :size], keep)
         self._rows[:kept] = self.vectors(keep)
@@ -228,12 +298,26 @@ class _Basis:
         rounding = torch.finfo(rest.dtype).eps * 4 * scale
         self._next_norm = norm if norm > rounding and not self.is_whole else 0.0
         if self._next_norm:
+            self._log_scale += math.log(norm)
             self._rows[self._size] = rest / norm
 
 
 def _found(ritz: _Ritz, wanted: int, tol: float) -> bool:
     floor = 1e-12 * ritz.scale
     return len(ritz.values) == wanted and bool((ritz.errors <= np.maximum(tol * np.abs(ritz.values), floor)).all())
+
+
+def _near(ritz: _Ritz, high: float, high_tol: float | None) -> bool:
+    return high_tol is None or high - ritz.values[0] <= max(high_tol * abs(ritz.values[0]), 1e-12 * ritz.scale)
+
+
+def _least_part(dim: int, random_length: float, level: float) -> float:
+    """What a uniformly random direction has of a given one, at least, with probability ``level``, times its length."""
+    if random_length == 0.0 or dim == 1:
+        return random_length
+    from scipy.special import betaincinv
+
+    return random_length * math.sqrt(float(betaincinv(0.5, 0.5 * (dim - 1), 1 - level)))
 
 
 def _not_finite(start: Tensor, used: int) -> EigenPairs:
@@ -243,11 +327,21 @@ def _not_finite(start: Tensor, used: int) -> EigenPairs:
         residuals=(math.nan,),
         errors=(math.nan,),
         converged=False,
+        high=math.nan,
         num_products=used,
     )
 
 
-def _check(dim: int, num_largest: int, num_smallest: int, tol: float, max_products: int, max_basis: int) -> int:
+def _check(
+    dim: int,
+    num_largest: int,
+    num_smallest: int,
+    tol: float,
+    max_products: int,
+    max_basis: int,
+    random_length: float,
+    level: float,
+) -> int:
     check_int("num_largest", num_largest, at_least=0)
     check_int("num_smallest", num_smallest, at_least=0)
     wanted = num_largest + num_smallest
@@ -258,4 +352,6 @@ def _check(dim: int, num_largest: int, num_smallest: int, tol: float, max_produc
     check_number("tol", tol, above=0.0, below=1.0)
     check_int("max_products", max_products, at_least=1)
     check_int("max_basis", max_basis, at_least=2)
+    check_number("random_length", random_length, at_least=0.0, at_most=1.0)
+    check_number("level", level, above=0.0, below=1.0)
     return wanted

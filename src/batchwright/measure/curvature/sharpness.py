@@ -3,6 +3,7 @@
 Source: Lanczos as in `lanczos`; the quantity is that of Cohen et al. (2021), arXiv:2103.00065.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from batchwright.measure.curvature.products import HessianOperator
 
 # Shares of the start's squared length. The gradient leans towards the top eigenvectors and costs nothing; random numbers have a
 # part of every eigenvector, so none is missed for ever.
-WARM, GRADIENT, RANDOM = 0.98, 0.015, 0.005
+WARM, WARM_GRADIENT, WARM_RANDOM = 0.98, 0.015, 0.005
 COLD_GRADIENT, COLD_RANDOM = 0.5, 0.5
 
 
@@ -31,8 +32,10 @@ class Sharpness:
     Attributes:
         value: The largest eigenvalue, algebraically; a lower bound of it up to rounding. NaN where the loss is not finite.
         error: Estimated error of ``value``, absolute.
+        high: Upper limit of the largest eigenvalue with probability 95 % over the random part of the start. It is wide where a search was
+            short: to call an eigenvalue missed, more products are needed than to find it.
         residual: ``||H v - value v|| / |value|``; some eigenvalue lies that close, relatively, whatever else is true.
-        converged: Whether ``error`` is within the tolerance, for each of ``eigenvalues``.
+        converged: Whether ``error`` is within the tolerance, for each of ``eigenvalues``, and ``high`` as close as asked.
         num_hvps: Products with the Hessian.
         vector: Eigenvector of unit length, flat; a good ``start`` for the next measurement.
         eigenvalues: The largest eigenvalues in falling order; the first is ``value``.
@@ -43,6 +46,7 @@ class Sharpness:
 
     value: float
     error: float
+    high: float
     residual: float
     converged: bool
     num_hvps: int
@@ -63,6 +67,7 @@ def sharpness(
     start: Tensor | None = None,
     num_eigenvalues: int = 1,
     num_checks: int = 0,
+    high_tol: float | None = None,
     micro_batch_size: int | None = None,
     graph_bytes: int = GRAPH_BYTES,
     max_basis: int = MAX_BASIS,
@@ -80,6 +85,7 @@ def sharpness(
         start: Eigenvector of an earlier measurement, or several as rows; a few products then do.
         num_eigenvalues: How many of the largest eigenvalues are wanted.
         num_checks: Further searches, each from random numbers alone; the largest value of all is returned.
+        high_tol: Go on until ``high`` is also within this of the value, relatively; a few more products for 0.2, some ten for 0.05.
         micro_batch_size: Examples in one forward pass; a whole batch when left out.
         graph_bytes: Memory that graphs of several parts may hold between products, beside that of the part at work.
         max_basis: Vectors of ``D`` numbers held.
@@ -100,7 +106,7 @@ def sharpness(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     operator = HessianOperator(model, loss, batches, micro_batch_size=micro_batch_size, graph_bytes=graph_bytes)
 
-    def search(first: Tensor) -> EigenPairs:
+    def search(first: Tensor, random_length: float) -> EigenPairs:
         return extreme_eigenpairs(
             operator,
             first,
@@ -108,17 +114,21 @@ def sharpness(
             tol=tol,
             max_products=max_hvps,
             max_basis=max_basis,
+            random_length=random_length,
+            high_tol=high_tol,
             generator=generator,
         )
 
     with operator.held():
-        found = search(_first_vector(operator, start, generator))
-        checks = [search(operator.random_vector(generator)) for _ in range(num_checks)]
-    best = max([found, *checks], key=lambda pairs: pairs.values[0])
+        found = search(*_first_vector(operator, start, generator))
+        checks = [search(operator.random_vector(generator), 1.0) for _ in range(num_checks)]
+    # NaN compares as false, so a value that is not finite is never passed over for one that is.
+    best = max([found, *checks], key=lambda pairs: (math.isnan(pairs.values[0]), pairs.values[0]))
     value = best.values[0]
     return Sharpness(
         value=value,
         error=best.errors[0],
+        high=max(value, min(pairs.high for pairs in [found, *checks])),
         residual=best.residuals[0] / abs(value) if value else best.residuals[0],
         converged=best.converged,
         num_hvps=operator.num_products,
@@ -130,26 +140,26 @@ def sharpness(
     )
 
 
-def _first_vector(operator: HessianOperator, start: Tensor | None, generator: torch.Generator) -> Tensor:
-    """A start with a part of the earlier eigenvectors, the gradient and random numbers."""
+def _first_vector(operator: HessianOperator, start: Tensor | None, generator: torch.Generator) -> tuple[Tensor, float]:
+    """A start of length 1 with a part of the earlier eigenvectors, the gradient and random numbers, and the length of the last."""
     gradient, random = operator.gradient(), operator.random_vector(generator)
     if start is None:
-        return _mix(gradient, COLD_GRADIENT, random, COLD_RANDOM)
+        return _mixed({COLD_GRADIENT: gradient}, random, COLD_RANDOM)
     if start.shape[-1:] != (operator.dim,) or start.ndim not in (1, 2):
         raise InputError(
             f"start must hold flat vectors of the {operator.dim} trainable parameters, got shape {tuple(start.shape)}; "
             "use the vector of an earlier Sharpness of the same model"
         )
     warm = (start if start.ndim == 1 else start.sum(dim=0)).to(gradient)
-    return _mix(warm, WARM, gradient, GRADIENT, random, RANDOM)
+    return _mixed({WARM: warm, WARM_GRADIENT: gradient}, random, WARM_RANDOM)
 
 
-def _mix(*vectors_and_shares: Tensor | float) -> Tensor:
-    vectors, shares = vectors_and_shares[::2], vectors_and_shares[1::2]
-    total = torch.zeros_like(vectors[0])
-    for vector, share in zip(vectors, shares, strict=True):
-        norm = torch.linalg.vector_norm(vector)
+def _mixed(vectors: dict[float, Tensor], random: Tensor, share: float) -> tuple[Tensor, float]:
+    total = random * (share**0.5 / float(torch.linalg.vector_norm(random)))
+    for part, vector in vectors.items():
+        norm = float(torch.linalg.vector_norm(vector))
         # A part that is zero or not finite brings nothing; the product itself then shows that the loss is not finite.
-        if bool(torch.isfinite(norm)) and float(norm) > 0:
-            total += vector * (share**0.5 / norm)
-    return total
+        if math.isfinite(norm) and norm > 0:
+            total += vector * (part**0.5 / norm)
+    length = float(torch.linalg.vector_norm(total))
+    return total / length, min(1.0, share**0.5 / length)
