@@ -144,8 +144,8 @@ def describe(rows: list[KappaMeasurement]) -> str:
         if found is not None:
             low, high = found.mean_interval(0.95)
             lines.append(
-                f"{word}: factor {math.exp(found.mean):.2f} ({math.exp(low):.2f} to {math.exp(high):.2f}), scatter of the log {found.scatter:.2f}, "
-                f"{found.count} tasks"
+                f"{word}: factor {math.exp(found.mean):.2f} ({math.exp(low):.2f} to {math.exp(high):.2f}), "
+                f"scatter of the log {found.scatter:.2f}, {found.count} tasks"
             )
     for word, chosen in (("sweeps alone", [row for row in rows if row.method == "sweep"]), ("all rows", rows)):
         tasks = by_task([row for row in chosen if row.resolved])
@@ -167,7 +167,8 @@ def describe(rows: list[KappaMeasurement]) -> str:
             )
             lines.append(
                 f"{row.task}: kappa {row.kappa.value:.2f} ({row.kappa.low:.2f} to {row.kappa.high:.2f}); from the others "
-                f"{left.value:.2f} ({left.low:.2f} to {left.high:.2f}), from their sweeps alone {alone.value:.2f} ({alone.low:.2f} to {alone.high:.2f})"
+                f"{left.value:.2f} ({left.low:.2f} to {left.high:.2f}), from their sweeps alone {alone.value:.2f} "
+                f"({alone.low:.2f} to {alone.high:.2f})"
             )
     return "\n".join(lines)
 

@@ -39,8 +39,8 @@ def test_a_task_with_a_huge_error_hardly_counts():
 
 @pytest.mark.parametrize("scatter", [0.3, 0.5, 1.5])
 def test_predictive_interval_covers_the_next_task(scatter):
-    """Seven tasks with unlike errors, 1,000 simulated tables; nominal 95 %."""
-    rng, covered, repeats = np.random.default_rng(0), 0, 1000
+    """Seven tasks with unlike errors, 400 simulated tables; nominal 95 %."""
+    rng, covered, repeats = np.random.default_rng(0), 0, 400
     for _ in range(repeats):
         errors = rng.uniform(0.1, 0.6, 7)
         values = 1.0 + scatter * rng.standard_normal(7) + errors * rng.standard_normal(7)
@@ -48,8 +48,8 @@ def test_predictive_interval_covers_the_next_task(scatter):
         new = 1.0 + scatter * rng.standard_normal()
         low, high = found.predictive_interval(0.95)
         covered += low <= new <= high
-    # One standard error is 0.7 %; where the errors are as large as the scatter the reference prior errs on the wide side.
-    assert 0.92 <= covered / repeats <= 0.99
+    # One standard error is 1.1 %; where the errors are as large as the scatter the reference prior errs on the wide side.
+    assert 0.915 <= covered / repeats <= 0.995
 
 
 def test_bad_lengths_are_named():

@@ -220,16 +220,15 @@ def sweep_kappa(local: Interval, table: KappaTable | None = None, *, exclude: st
 
 
 def _pooled(rows: Sequence[KappaMeasurement], method: str) -> dict[str, tuple[float, float]]:
-    """Mean logarithm and its variance for each task; its checkpoints and optimizers may differ by more than their errors."""
+    """Mean logarithm of each task's rows and its variance, widened where they differ by more than their errors."""
     chosen = [row for row in rows if row.method == method and row.resolved]
     found: dict[str, tuple[float, float]] = {}
     for task in dict.fromkeys(row.task for row in chosen):
-        own = [row for row in chosen if row.task == task]
-        if len(own) == 1:
-            found[task] = math.log(own[0].kappa.value), own[0].variance
-            continue
-        effects = random_effects([math.log(row.kappa.value) for row in own], [row.variance for row in own])
-        found[task] = effects.mean, effects.variance
+        own = [(math.log(row.kappa.value), row.variance) for row in chosen if row.task == task]
+        mean, variance = _weighted(own)
+        # Birge's ratio: two or three checkpoints are too few for a scatter of their own.
+        squares = sum((value - mean) ** 2 / max(error, 1e-12) for value, error in own)
+        found[task] = mean, variance * max(1.0, squares / max(len(own) - 1, 1))
     return found
 
 

@@ -1,8 +1,8 @@
 """A quantity that differs between tasks, from estimates with errors of their own: its mean, its scatter, and the next task's.
 
-Source: Bodnar, Link & Elster (2016), Bayesian Analysis 11, 25: the random-effects model with the reference prior of the scatter. Where the
-estimates have no errors of their own its intervals are Student's with ``k - 1`` degrees of freedom. A single fitted scatter instead
-gave predictive intervals that held 90 % at the nominal 95 where errors are as large as the scatter.
+Source: Bodnar, Link & Elster (2016), Bayesian Analysis 11, 25: the random-effects model with the reference prior of the scatter.
+Where the estimates have no errors of their own its intervals are Student's with ``k - 1`` degrees of freedom. A single fitted scatter
+instead gave predictive intervals that held 90 % at the nominal 95 where errors are as large as the scatter.
 """
 
 import math
