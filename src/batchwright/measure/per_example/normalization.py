@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,12 +28,7 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor | None:
     """`torch.nn.functional.layer_norm`."""
-    axis = recorder.axis(input.shape[: input.ndim - len(normalized_shape)])
-    if axis is None:
-        return None
-    uses = recorder.open(weight), recorder.open(bias)
-    result: Tensor = _LayerNorm.apply(input, weight, bias, list(normalized_shape), eps, recorder, axis, uses)
-    return result
+    return _apply(_LayerNorm(list(normalized_shape), eps), recorder, input, weight, bias, len(normalized_shape))
 
 
 def rms_norm(
@@ -43,12 +39,9 @@ def rms_norm(
     eps: float | None = None,
 ) -> Tensor | None:
     """`torch.nn.functional.rms_norm`."""
-    axis = recorder.axis(input.shape[: input.ndim - len(normalized_shape)])
-    if axis is None or weight is None:
+    if weight is None:
         return None
-    use = recorder.open(weight)
-    result: Tensor = _RMSNorm.apply(input, weight, list(normalized_shape), eps, recorder, axis, use)
-    return result
+    return _apply(_RMSNorm(list(normalized_shape), eps), recorder, input, weight, None, len(normalized_shape))
 
 
 def group_norm(
@@ -60,12 +53,7 @@ def group_norm(
     eps: float = 1e-5,
 ) -> Tensor | None:
     """`torch.nn.functional.group_norm`."""
-    axis = recorder.axis(input.shape[:1])
-    if axis is None:
-        return None
-    uses = recorder.open(weight), recorder.open(bias)
-    result: Tensor = _GroupNorm.apply(input, weight, bias, num_groups, eps, recorder, axis, uses)
-    return result
+    return _apply(_GroupNorm(num_groups, eps), recorder, input.contiguous(), weight, bias, input.ndim - 1)
 
 
 def instance_norm(
@@ -99,197 +87,195 @@ def batch_norm(
     """`torch.nn.functional.batch_norm` with running statistics; with those of the batch it raises."""
     if training or running_mean is None or running_var is None:
         raise mixed_examples_error("batch_norm with statistics of the batch")
-    axis = recorder.axis(input.shape[:1])
+    return _apply(_BatchNorm(running_mean, running_var, eps), recorder, input, weight, bias, input.ndim - 1)
+
+
+@runtime_checkable
+class _Kind(Protocol):
+    """What sets one norm apart from another."""
+
+    @property
+    def kept(self) -> int:
+        """Feature axes that scale and shift have; with 1 the rest are summed over, with 0 all are kept."""
+
+    def forward(
+        self, input: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The output, the mean (None for zero) and one over the standard deviation."""
+
+    def input_grad(
+        self, grad: Tensor, input: Tensor, weight: Tensor | None, mean: Tensor | None, rstd: Tensor
+    ) -> Tensor:
+        """The ordinary gradient to the input."""
+
+    def rows(
+        self, axis: ExampleAxis, grad: Tensor, input: Tensor, mean: Tensor | None, rstd: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """All but the weight with the example axis first, as `_scale_and_shift` takes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _LayerNorm:
+    shape: list[int]
+    eps: float
+    kept: int = 0
+
+    def forward(self, input: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        output, mean, rstd = torch.native_layer_norm(input, self.shape, weight, bias, self.eps)
+        return output, mean, rstd
+
+    def input_grad(
+        self, grad: Tensor, input: Tensor, weight: Tensor | None, mean: Tensor | None, rstd: Tensor
+    ) -> Tensor:
+        # The kernel looks at the bias for nothing but its presence.
+        settings = grad, input, self.shape, mean, rstd, weight, None, [True, False, False]
+        found: Tensor = torch.ops.aten.native_layer_norm_backward(*settings)[0]
+        return found
+
+    def rows(
+        self, axis: ExampleAxis, grad: Tensor, input: Tensor, mean: Tensor | None, rstd: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        count = len(self.shape)
+        mean = None if mean is None else axis.rows(mean, count)
+        return axis.rows(grad, count), axis.rows(input, count), mean, axis.rows(rstd, count)
+
+
+@dataclass(frozen=True, slots=True)
+class _RMSNorm:
+    shape: list[int]
+    eps: float | None
+    kept: int = 0
+
+    def forward(self, input: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, None, Tensor]:
+        wide = torch.promote_types(input.dtype, torch.float32)
+        eps = torch.finfo(wide).eps if self.eps is None else self.eps
+        rstd = input.to(wide).square().mean(dim=self._axes, keepdim=True).add_(eps).rsqrt_()
+        return F.rms_norm(input, self.shape, weight, self.eps), None, rstd
+
+    def input_grad(
+        self, grad: Tensor, input: Tensor, weight: Tensor | None, mean: Tensor | None, rstd: Tensor
+    ) -> Tensor:
+        assert weight is not None
+        scaled = grad.to(rstd.dtype) * weight
+        slope = (scaled * input).mean(dim=self._axes, keepdim=True).mul_(rstd.square())
+        return scaled.sub_(slope * input).mul_(rstd)
+
+    rows = _LayerNorm.rows
+
+    @property
+    def _axes(self) -> tuple[int, ...]:
+        return tuple(range(-len(self.shape), 0))
+
+
+@dataclass(frozen=True, slots=True)
+class _GroupNorm:
+    num_groups: int
+    eps: float
+    kept: int = 1
+
+    def forward(self, input: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        sizes = self._sizes(input)
+        output, mean, rstd = torch.native_group_norm(input, weight, bias, *sizes, self.num_groups, self.eps)
+        return output, mean, rstd
+
+    def input_grad(
+        self, grad: Tensor, input: Tensor, weight: Tensor | None, mean: Tensor | None, rstd: Tensor
+    ) -> Tensor:
+        operands = grad.contiguous(), input, mean, rstd, weight
+        mask = [True, False, False]
+        found: Tensor = torch.ops.aten.native_group_norm_backward(
+            *operands, *self._sizes(input), self.num_groups, mask
+        )[0]
+        return found
+
+    def rows(
+        self, axis: ExampleAxis, grad: Tensor, input: Tensor, mean: Tensor | None, rstd: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        assert mean is not None
+        each = input.shape[1] // self.num_groups
+        wide = [statistic.repeat_interleave(each, dim=1).unsqueeze(2) for statistic in (mean, rstd)]
+        of_all = [axis.rows(tensor, 2) for tensor in (grad.flatten(2), input.flatten(2), *wide)]
+        return of_all[0], of_all[1], of_all[2], of_all[3]
+
+    def _sizes(self, input: Tensor) -> tuple[int, int, int]:
+        return input.shape[0], input.shape[1], math.prod(input.shape[2:])
+
+
+@dataclass(frozen=True, slots=True)
+class _BatchNorm:
+    running_mean: Tensor
+    running_var: Tensor
+    eps: float
+    kept: int = 1
+
+    def forward(self, input: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        mean, var = self.running_mean, self.running_var
+        output = F.batch_norm(input, mean, var, weight, bias, training=False, eps=self.eps)
+        return output, mean.clone(), (var + self.eps).rsqrt()
+
+    def input_grad(
+        self, grad: Tensor, input: Tensor, weight: Tensor | None, mean: Tensor | None, rstd: Tensor
+    ) -> Tensor:
+        slope = rstd if weight is None else rstd * weight
+        return grad * slope.view(1, -1, *(1,) * (input.ndim - 2))
+
+    def rows(
+        self, axis: ExampleAxis, grad: Tensor, input: Tensor, mean: Tensor | None, rstd: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        assert mean is not None
+        flat = (len(input), input.shape[1], -1)
+        statistics = mean.view(1, 1, -1, 1), rstd.view(1, 1, -1, 1)
+        return axis.rows(grad.reshape(flat), 2), axis.rows(input.reshape(flat), 2), *statistics
+
+
+def _apply(
+    kind: _Kind, recorder: Recorder, input: Tensor, weight: Tensor | None, bias: Tensor | None, num_features: int
+) -> Tensor | None:
+    axis = recorder.axis(input.shape[: input.ndim - num_features])
     if axis is None:
         return None
     uses = recorder.open(weight), recorder.open(bias)
-    result: Tensor = _BatchNorm.apply(input, weight, bias, running_mean, running_var, eps, recorder, axis, uses)
+    result: Tensor = _Norm.apply(input, weight, bias, kind, recorder, axis, uses)
     return result
 
 
-class _LayerNorm(torch.autograd.Function):
+class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         input: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
-        shape: list[int],
-        eps: float,
+        kind: _Kind,
         recorder: Recorder,
         axis: ExampleAxis,
         uses: Uses,
     ) -> Tensor:
-        output, mean, rstd = torch.native_layer_norm(input, shape, weight, bias, eps)
+        output, mean, rstd = kind.forward(input, weight, bias)
         ctx.save_for_backward(input, weight, mean, rstd)
-        ctx.books = shape, recorder, axis, uses
+        ctx.books = kind, recorder, axis, uses
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, weight, mean, rstd = ctx.saved_tensors
-        shape, recorder, axis, uses = ctx.books
-        grad_input = None
-        if ctx.needs_input_grad[0]:
-            # The kernel looks at the bias for nothing but its presence.
-            mask = [True, False, False]
-            grad_input = torch.ops.aten.native_layer_norm_backward(grad, input, shape, mean, rstd, weight, None, mask)[
-                0
-            ]
-        num_features = len(shape)
-        scale_shift = _scale_and_shift(
-            recorder,
-            uses,
-            ctx.needs_input_grad[1:3],
-            grad=axis.rows(grad, num_features),
-            input=axis.rows(input, num_features),
-            mean=axis.rows(mean, num_features),
-            rstd=axis.rows(rstd, num_features),
-            kept=0,
-        )
-        return grad_input, *scale_shift, None, None, None, None, None
-
-
-class _RMSNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        weight: Tensor,
-        shape: list[int],
-        eps: float | None,
-        recorder: Recorder,
-        axis: ExampleAxis,
-        use: Use | None,
-    ) -> Tensor:
-        output = F.rms_norm(input, shape, weight, eps)
-        ctx.save_for_backward(input, weight)
-        ctx.books = shape, eps, recorder, axis, use
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight = ctx.saved_tensors
-        shape, eps, recorder, axis, use = ctx.books
-        wide = torch.promote_types(input.dtype, torch.float32)
-        eps = torch.finfo(wide).eps if eps is None else eps
-        axes = tuple(range(-len(shape), 0))
-        rstd = input.to(wide).square().mean(dim=axes, keepdim=True).add_(eps).rsqrt_()
-        grad_input = None
-        if ctx.needs_input_grad[0]:
-            scaled = grad.to(wide) * weight
-            slope = (scaled * input).mean(dim=axes, keepdim=True).mul_(rstd.square())
-            grad_input = scaled.sub_(slope * input).mul_(rstd)
-        scale, _ = _scale_and_shift(
-            recorder,
-            (use, None),
-            (ctx.needs_input_grad[1], False),
-            grad=axis.rows(grad, len(shape)),
-            input=axis.rows(input, len(shape)),
-            mean=None,
-            rstd=axis.rows(rstd, len(shape)),
-            kept=0,
-        )
-        return grad_input, scale, None, None, None, None, None
-
-
-class _GroupNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        num_groups: int,
-        eps: float,
-        recorder: Recorder,
-        axis: ExampleAxis,
-        uses: Uses,
-    ) -> Tensor:
-        input = input.contiguous()
-        count, channels = input.shape[:2]
-        sizes = count, channels, math.prod(input.shape[2:])
-        output, mean, rstd = torch.native_group_norm(input, weight, bias, *sizes, num_groups, eps)
-        ctx.save_for_backward(input, weight, mean, rstd)
-        ctx.books = sizes, num_groups, recorder, axis, uses
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight, mean, rstd = ctx.saved_tensors
-        sizes, num_groups, recorder, axis, uses = ctx.books
-        grad = grad.contiguous()
-        grad_input = None
-        if ctx.needs_input_grad[0]:
-            grad_input = torch.ops.aten.native_group_norm_backward(
-                grad, input, mean, rstd, weight, *sizes, num_groups, [True, False, False]
-            )[0]
-        each = sizes[1] // num_groups
-        scale_shift = _scale_and_shift(
-            recorder,
-            uses,
-            ctx.needs_input_grad[1:3],
-            grad=axis.rows(grad.flatten(2), 2),
-            input=axis.rows(input.flatten(2), 2),
-            mean=axis.rows(mean.repeat_interleave(each, dim=1).unsqueeze(2), 2),
-            rstd=axis.rows(rstd.repeat_interleave(each, dim=1).unsqueeze(2), 2),
-            kept=1,
-        )
-        return grad_input, *scale_shift, None, None, None, None, None
-
-
-class _BatchNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mean: Tensor,
-        var: Tensor,
-        eps: float,
-        recorder: Recorder,
-        axis: ExampleAxis,
-        uses: Uses,
-    ) -> Tensor:
-        ctx.save_for_backward(input, weight, mean.clone(), (var + eps).rsqrt())
-        ctx.books = recorder, axis, uses
-        return F.batch_norm(input, mean, var, weight, bias, training=False, eps=eps)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight, mean, rstd = ctx.saved_tensors
-        recorder, axis, uses = ctx.books
-        per_channel = (1, -1) + (1,) * (input.ndim - 2)
-        slope = rstd if weight is None else rstd * weight
-        grad_input = grad * slope.view(per_channel) if ctx.needs_input_grad[0] else None
-        flat = (len(input), input.shape[1], -1)
-        scale_shift = _scale_and_shift(
-            recorder,
-            uses,
-            ctx.needs_input_grad[1:3],
-            grad=axis.rows(grad.reshape(flat), 2),
-            input=axis.rows(input.reshape(flat), 2),
-            mean=mean.view(1, 1, -1, 1),
-            rstd=rstd.view(1, 1, -1, 1),
-            kept=1,
-        )
-        return grad_input, *scale_shift, None, None, None, None, None, None
+        kind, recorder, axis, uses = ctx.books
+        grad_input = kind.input_grad(grad, input, weight, mean, rstd) if ctx.needs_input_grad[0] else None
+        rows = kind.rows(axis, grad, input, mean, rstd)
+        scale, shift = _scale_and_shift(recorder, uses, ctx.needs_input_grad[1:3], *rows, kept=kind.kept)
+        return grad_input, scale, shift, None, None, None, None
 
 
 def _scale_and_shift(
     recorder: Recorder,
     uses: Uses,
     needed: Sequence[bool],
-    *,
     grad: Tensor,
     input: Tensor,
     mean: Tensor | None,
     rstd: Tensor,
+    *,
     kept: int,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of the scale, ``sum_t grad * (input - mean) * rstd``, and of the shift, ``sum_t grad``, of each example.
