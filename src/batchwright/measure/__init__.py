@@ -1,6 +1,15 @@
 """Measurements of a training job, each with an interval; none of them leaves a trace in what it measured."""
 
 from batchwright.measure.branch import Branch, branch
+from batchwright.measure.curvature import (
+    BatchSharpness,
+    Stability,
+    batch_sharpness,
+    crossover_batch_size,
+    max_stable_lr,
+    stability,
+    step_sharpness,
+)
 from batchwright.measure.dual_norms import DualNoiseScale, dual_noise_scale
 from batchwright.measure.gradient_statistics import (
     BatchTest,
@@ -26,6 +35,7 @@ from batchwright.measure.snapshot import Snapshot
 from batchwright.measure.throughput import Throughput, throughput
 
 __all__ = [
+    "BatchSharpness",
     "BatchTest",
     "Branch",
     "DualNoiseScale",
@@ -37,17 +47,21 @@ __all__ = [
     "RankNoise",
     "RunningNoiseScale",
     "Snapshot",
+    "Stability",
     "Throughput",
     "TrialSearch",
     "adam_divisors",
+    "batch_sharpness",
     "branch",
     "cabs_batch_size",
     "cosine_of_halves",
+    "crossover_batch_size",
     "dive_batch_size",
     "dual_noise_scale",
     "gradient_diversity",
     "gradient_snr",
     "inner_product_test",
+    "max_stable_lr",
     "memory",
     "noise_scale",
     "noise_scale_by_group",
@@ -56,6 +70,8 @@ __all__ = [
     "per_example_grad_norms",
     "per_example_sq_norms_by_layer",
     "pilot",
+    "stability",
+    "step_sharpness",
     "throughput",
     "trial_search",
 ]
