@@ -1,4 +1,4 @@
-"""Between two steps of a run: the controller's batch size, and the learning rate that goes with it."""
+"""Between two steps of a run: the controller's batch size, the learning rate that goes with it, and the gauge that is asked first."""
 
 import math
 
@@ -12,16 +12,23 @@ from batchwright.tasks.task import Task
 from batchwright.training.recording import next_record
 from batchwright.training.settings import TrainSettings
 from batchwright.training.state import LoopState
+from batchwright.training.watch import Watch
 
 
 class Control:
     """Asks the controller after each step, and puts its decision into the run's state, optimizer and records."""
 
     def __init__(
-        self, task: Task, settings: TrainSettings, optimizer: torch.optim.Optimizer, records: RecordWriter
+        self,
+        task: Task,
+        settings: TrainSettings,
+        optimizer: torch.optim.Optimizer,
+        records: RecordWriter,
+        watch: Watch,
     ) -> None:
         self.controller = settings.controller()
-        self._task, self._settings, self._optimizer, self._records = task, settings, optimizer, records
+        self._task, self._settings, self._optimizer = task, settings, optimizer
+        self._records, self._watch = records, watch
 
     @property
     def needs_noise_scale(self) -> bool:
@@ -47,6 +54,7 @@ class Control:
             batch_size=batch_size,
             critical_batch_size=interval.value if interval is not None else math.inf,
         )
+        warning = self._watch.warning_before(state, batch_size=batch_size, lr=lr)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._records.write(
@@ -57,6 +65,7 @@ class Control:
             batch_size=batch_size,
             lr=lr,
             reason=decision.reason,
+            warning=warning,
         )
         state.batch_size = batch_size
 

@@ -32,8 +32,9 @@ from batchwright.training.control import Control
 from batchwright.training.interrupt import Interrupt
 from batchwright.training.recording import record_end, record_evaluation, record_start, record_step
 from batchwright.training.run import Instant, Run, crossing
-from batchwright.training.settings import TrainSettings, holds_run, make_settings, recorded_settings
+from batchwright.training.settings import STABILITY_BUDGET, TrainSettings, holds_run, make_settings, recorded_settings
 from batchwright.training.state import LoopState
+from batchwright.training.watch import Watch
 
 # Evaluations thin out as the run goes on: the next comes after this part of the examples seen so far.
 EVALUATION_SPACING = 0.05
@@ -65,6 +66,8 @@ def train(
     checkpoint_every: int = 200,
     noise_every: int = 4,
     stop_at_target: bool = True,
+    stability_every: int | None = None,
+    stability_budget: float | None = STABILITY_BUDGET,
     resume: bool = False,
     device: str = "auto",
     on_progress: Callable[[Progress], None] | None = None,
@@ -85,6 +88,10 @@ def train(
         checkpoint_every: Optimizer steps between two checkpoints.
         noise_every: Optimizer steps between two noise measurements of a controller that needs them.
         stop_at_target: Whether reaching the task's target ends the run.
+        stability_every: Fewest optimizer steps between two readings of the stability gauge (`StabilityMonitor`); none where left out.
+            They leave every bit of the run as it was, but a second derivative holds a batch's activations a second time, which the
+            plan's memory ceiling does not know, and the clock decides when they are made. So they are asked for.
+        stability_budget: Seconds of readings for a second of training steps; None for every reading at any price.
         resume: Go on with the run in ``out``, with the settings it was started with; the other arguments are not used.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         on_progress: Called after each step.
@@ -116,6 +123,8 @@ def train(
             checkpoint_every=checkpoint_every,
             noise_every=noise_every,
             stop_at_target=stop_at_target,
+            stability_every=stability_every,
+            stability_budget=stability_budget,
         )
         if holds_run(folder):
             raise InputError(f"--out must be a folder without a run, got {folder}; choose another or give --resume")
@@ -145,12 +154,13 @@ class _Loop:
         self.parameters = trainable(self.model)
         self.optimizer = settings.optimizer.build(self.parameters)
         self.sampler = EpochSampler(task.num_train, settings.seed)
-        self.control = Control(task, settings, self.optimizer, records)
+        self.watch = Watch(task, settings, self.model, self.optimizer, records)
+        self.control = Control(task, settings, self.optimizer, records, self.watch)
         self.state = LoopState(
             batch_size=settings.batch_size, controller=self.control.controller.init(batch_size=settings.batch_size)
         )
         self.pending: list[Tensor] = []
-        self.notes: list[str] = []
+        self.notes = self.watch.notes
 
     def start(self, resume: bool) -> None:
         found = load_newest(self.folder) if resume else None
@@ -169,6 +179,7 @@ class _Loop:
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.state = LoopState.from_plain(checkpoint.progress["state"])
         self.sampler.restore(from_plain(SamplerState, checkpoint.progress["sampler"], "sampler"))
+        self.watch.load_state_dict(checkpoint.stability)
         self.records.write("resume", step=self.state.step, num_examples=self.state.num_examples, notes=self.notes)
         checkpoint.random_state.restore()
 
@@ -202,12 +213,14 @@ class _Loop:
         if self.device.type == "cpu" or state.step >= state.next_step_record:
             self._read_losses()
         noise = norms.step_noise() if norms else None
-        state.train_s += time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        state.train_s += seconds
 
         if state.step >= state.next_step_record:
             record_step(self.records, state, self.optimizer.param_groups[0]["lr"])
         if noise is not None:
             state.noise = state.noise.update(noise)
+        self.watch.after_step(state, seconds)
         self.control.after_step(state, measured_noise=noise is not None)
         if state.num_examples >= state.next_evaluation or state.num_examples >= self.settings.max_examples:
             self._evaluate()
@@ -261,6 +274,7 @@ class _Loop:
                 optimizer=self.optimizer.state_dict(),
                 random_state=RandomState.capture(),
                 progress={"state": self.state.to_plain(), "sampler": to_plain(self.sampler.state)},
+                stability=self.watch.state_dict(),
             ),
         )
 

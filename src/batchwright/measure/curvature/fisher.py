@@ -103,7 +103,9 @@ class FisherOperator(JacobianOperator):
         """Draws from each prediction, along a new first axis: classes, or standard normal numbers."""
         where = self._generator.device
         if self._likelihood == "gaussian":
-            return torch.randn(num_samples, *rows.shape, generator=self._generator, device=where, dtype=rows.dtype).to(rows.device)
+            return torch.randn(num_samples, *rows.shape, generator=self._generator, device=where, dtype=rows.dtype).to(
+                rows.device
+            )
         probabilities = rows.softmax(-1).reshape(-1, rows.shape[-1]).to(where)
         classes = torch.multinomial(probabilities, num_samples, replacement=True, generator=self._generator)
         return classes.T.reshape(num_samples, *rows.shape[:-1]).to(rows.device)

@@ -48,9 +48,7 @@ class JacobianOperator(CurvatureOperator):
         pulled = torch.autograd.grad(output, self._parameters, direction, create_graph=True, allow_unused=True)
         return JacobianGraph(output=output, direction=direction, pulled=pulled, middle=middle)
 
-    def _product(
-        self, graph: JacobianGraph | None, pieces: list[Tensor], keep: bool
-    ) -> Sequence[Tensor | None]:
+    def _product(self, graph: JacobianGraph | None, pieces: list[Tensor], keep: bool) -> Sequence[Tensor | None]:
         if graph is None:
             return [None] * len(pieces)
         pairs = [(pulled, piece) for pulled, piece in zip(graph.pulled, pieces, strict=True) if pulled is not None]

@@ -14,9 +14,7 @@ from batchwright.core.vectors import trainable
 
 Forward = Callable[[nn.Module, Batch], Tensor]
 OutputLoss = Callable[[Tensor, Batch], Tensor]
-WAY_OUT = (
-    "give forward=(model, batch) -> output and output_loss=(output, batch) -> (B,) to say what the output is and how it is judged"
-)
+WAY_OUT = "give forward=(model, batch) -> output and output_loss=(output, batch) -> (B,) to say what the output is and how it is judged"
 
 
 class LossSplit:

@@ -58,7 +58,7 @@ class StabilityMonitor:
             starts only if its expected cost fits, and stops early where it turns out dearer.
         slow_every: Every so many readings the noise's share and the largest eigenvalue are measured too.
         max_batches: Most batches of one reading; fewer where the error is below a tenth before.
-        sharpness_examples: Examples of the fixed sample on which the largest eigenvalue is found; few examples overstate it.
+        sharpness_batches: Batches of the fixed sample on which the largest eigenvalue is found; few examples overstate it.
         num_train: Examples of the training set, to know a full batch by.
         sinks: Called with each reading: `RecordSink`, `TensorBoardSink` or any function.
         seed: Of the measured batches.
@@ -79,7 +79,7 @@ class StabilityMonitor:
         budget: float | None = 0.05,
         slow_every: int = 4,
         max_batches: int = 8,
-        sharpness_examples: int = 256,
+        sharpness_batches: int = 8,
         num_train: int | None = None,
         sinks: Sequence[Sink] = (),
         seed: int = 0,
@@ -88,7 +88,7 @@ class StabilityMonitor:
         self._every = check_int("every", every, at_least=1)
         self._slow_every = check_int("slow_every", slow_every, at_least=1)
         check_int("max_batches", max_batches, at_least=MIN_BATCHES)
-        check_int("sharpness_examples", sharpness_examples, at_least=1)
+        check_int("sharpness_batches", sharpness_batches, at_least=1)
         self._optimizer, self._num_train = optimizer, num_train
         self._sinks, self._timer = tuple(sinks), timer
         self._keeps = draw_batch is None
@@ -100,7 +100,7 @@ class StabilityMonitor:
             draw_batch=draw_batch or self._kept_batch,
             budget=budget,
             max_batches=max_batches,
-            sharpness_examples=sharpness_examples,
+            sharpness_batches=sharpness_batches,
             seed=check_int("seed", seed, at_least=0),
             timer=timer,
         )

@@ -13,6 +13,7 @@ from batchwright.core.batches import Batch
 from batchwright.core.objectives import Loss
 from batchwright.core.preserve import RandomState
 from batchwright.core.serialization import from_plain, to_plain
+from batchwright.core.statistics import student_quantile
 from batchwright.measure.curvature.account import MeasuringAccount
 from batchwright.measure.curvature.batch_sharpness import BatchSharpness, batch_sharpness
 from batchwright.measure.curvature.generalized_sharpness import GeneralizedSharpness, generalized_sharpness
@@ -71,14 +72,16 @@ class Probe:
         draw_batch: DrawBatch,
         budget: float | None,
         max_batches: int,
-        sharpness_examples: int,
+        sharpness_batches: int,
         seed: int,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._model, self._loss, self._optimizer, self._draw_batch = model, loss, optimizer, draw_batch
-        self._max_batches, self._sharpness_examples = max_batches, sharpness_examples
+        self._max_batches, self._sharpness_batches = max_batches, sharpness_batches
         self._seed, self._timer = seed, timer
         self._vector: Tensor | None = None
+        # The first interval of a process imports SciPy, which takes longer than many a reading; better now than in one.
+        student_quantile(0.95, 1)
         self.account = MeasuringAccount(budget=budget)
         self.last: BatchSharpness | None = None
         self.mean_curvature: tuple[int, float] | None = None
@@ -97,7 +100,7 @@ class Probe:
         if not slow or self.settings(batch_size) is None:
             return along
         mean = self.account.expected_s(MEAN, num_examples, along)
-        size = self._sharpness_size(batch_size) * batch_size
+        size = self._sharpness_batches * batch_size
         top = self.account.expected_s(TOP, size, along * size / num_examples * (1 + PRODUCT * MAX_HVPS))
         return along + mean + top
 
@@ -164,7 +167,7 @@ class Probe:
     def _largest_eigenvalue(self, batch_size: int) -> tuple[float, bool]:
         # The same sample every time, so that the search can go on and the values of a run differ by training alone.
         start = self._timer()
-        batches = list(self._batches((0, 2), batch_size, self._sharpness_size(batch_size)))
+        batches = list(self._batches((0, 2), batch_size, self._sharpness_batches))
         vector = self._vector
         if vector is not None:
             vector = vector.to(next(self._model.parameters()).device)
@@ -174,9 +177,6 @@ class Probe:
         self._vector = found.vector if known else None
         self.sharpness = found.value if known else None
         return found.value, found.converged
-
-    def _sharpness_size(self, batch_size: int) -> int:
-        return max(1, math.ceil(self._sharpness_examples / batch_size))
 
     def _timed(
         self, kind: str, place: tuple[int, int], batch_size: int, measure: Callable[[Iterator[Batch]], Found]

@@ -47,9 +47,7 @@ class HessianOperator(CurvatureOperator):
             return [None] * len(self._parameters)
         return torch.autograd.grad(share, self._parameters, create_graph=True, allow_unused=True)
 
-    def _product(
-        self, graph: Sequence[Tensor | None], pieces: list[Tensor], keep: bool
-    ) -> Sequence[Tensor | None]:
+    def _product(self, graph: Sequence[Tensor | None], pieces: list[Tensor], keep: bool) -> Sequence[Tensor | None]:
         # A gradient without a graph does not depend on the parameters: its rows of the Hessian are zero.
         pairs = [
             (gradient, piece)
@@ -85,5 +83,3 @@ def hvp(
     """
     operator = HessianOperator(model, loss, batches, micro_batch_size=micro_batch_size, graph_bytes=0)
     return operator.matvec(vector)
-
-
