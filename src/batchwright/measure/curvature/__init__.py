@@ -1,9 +1,18 @@
 """Curvature of the mean loss, of training's batches and along its steps, and what it says of the stability of its settings."""
 
 from batchwright.measure.curvature.batch_sharpness import BatchSharpness, batch_sharpness, step_sharpness
+from batchwright.measure.curvature.curvature_ratio import CurvatureRatio
 from batchwright.measure.curvature.fisher import EmpiricalFisherOperator, FisherOperator
+from batchwright.measure.curvature.generalized_sharpness import GeneralizedSharpness, generalized_sharpness
 from batchwright.measure.curvature.ggn import GgnOperator
+from batchwright.measure.curvature.gradient_sharpness import (
+    batch_sharpness_ratio,
+    gradient_noise_interaction,
+    interaction_aware_sharpness,
+)
 from batchwright.measure.curvature.lanczos import EigenPairs, extreme_eigenpairs
+from batchwright.measure.curvature.linear_model import EdgeRatio, edge_ratio
+from batchwright.measure.curvature.lr_bound import LrBound, lr_bound
 from batchwright.measure.curvature.mean_square import (
     crossover_batch_size,
     max_stable_lr,
@@ -13,35 +22,52 @@ from batchwright.measure.curvature.mean_square import (
 )
 from batchwright.measure.curvature.monitor import StabilityMonitor
 from batchwright.measure.curvature.operator import CurvatureOperator
+from batchwright.measure.curvature.preconditioned import PreconditionedStability, preconditioned_stability
 from batchwright.measure.curvature.products import HessianOperator, hvp
 from batchwright.measure.curvature.reading import StabilityReading
 from batchwright.measure.curvature.sharpness import Sharpness, sharpness
 from batchwright.measure.curvature.sinks import RecordSink, TensorBoardSink
 from batchwright.measure.curvature.stability import Stability, stability
+from batchwright.measure.curvature.what_if import StepSettings, WhatIf, what_if
 
 __all__ = [
     "BatchSharpness",
     "CurvatureOperator",
+    "CurvatureRatio",
+    "EdgeRatio",
     "EigenPairs",
     "EmpiricalFisherOperator",
     "FisherOperator",
+    "GeneralizedSharpness",
     "GgnOperator",
     "HessianOperator",
+    "LrBound",
+    "PreconditionedStability",
     "RecordSink",
     "Sharpness",
     "Stability",
     "StabilityMonitor",
     "StabilityReading",
+    "StepSettings",
     "TensorBoardSink",
+    "WhatIf",
     "batch_sharpness",
+    "batch_sharpness_ratio",
     "crossover_batch_size",
+    "edge_ratio",
     "extreme_eigenpairs",
+    "generalized_sharpness",
+    "gradient_noise_interaction",
     "hvp",
+    "interaction_aware_sharpness",
+    "lr_bound",
     "max_stable_lr",
+    "preconditioned_stability",
     "second_moment_growth",
     "second_moment_matrix",
     "sharpness",
     "stability",
     "step_sharpness",
     "thresholds",
+    "what_if",
 ]
