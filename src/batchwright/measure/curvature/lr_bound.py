@@ -1,16 +1,17 @@
 """How far the learning rate may be raised before the curvature at a point of training makes its steps grow.
 
-Two limits of SGD with momentum, the smaller of which counts: mean-square stability (`mean_square`) for the curvature that steps meet, split
-into mean and noise, the noise carried to the batch size in question as ``(N - B)/(B (N - 1))``; and ``2(1+b)/lr`` for the largest
-eigenvalue, which counts also where no gradient has yet turned to it. Deviation: both are laws of a quadratic. In training the curvature follows
-the learning rate, so the bound is a gauge: docs/decisions says how near to it runs are lost.
+Two limits of SGD with momentum, the smaller of which counts: mean-square stability (`mean_square`) for the curvature that steps
+meet, split into mean and noise, the noise carried to the batch size in question as ``(N - B)/(B (N - 1))``; and ``2(1+b)/lr`` for the
+largest eigenvalue, which counts also where no gradient has yet turned to it. Deviation: both are laws of a quadratic. In training the
+curvature follows the learning rate, so the bound is a gauge; docs/decisions/0005-lr-bound.md says how near to it runs are lost.
 """
 
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -128,10 +129,14 @@ def lr_bound(
             indices = torch.randperm(task.num_train, generator=generator)[:size]
             yield to_device(fetch(task.train, indices), where)
 
-    options = {"min_batches": min(4, num_batches), "max_batches": num_batches, "relative_error": 0.05}
+    options: dict[str, Any] = {
+        "min_batches": min(4, num_batches),
+        "max_batches": num_batches,
+        "relative_error": TOLERANCE,
+    }
     random_state = RandomState.capture()
     try:
-        model, _ = snapshot.restore(task, replace(spec), where)
+        model, _ = snapshot.restore(task, spec, where)
         total = batch_sharpness(model, task.loss, batches(), **options)
         mean = interaction_aware_sharpness(model, task.loss, batches(), **options)
         top = sharpness(model, task.loss, list(batches()), tol=TOLERANCE, max_hvps=MAX_HVPS)
