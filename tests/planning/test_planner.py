@@ -40,7 +40,7 @@ def test_a_plan_names_everything_with_intervals_and_reasons(objective, optimizer
         plan.reasons
     )
     assert ("beta2" in plan.reasons) == (optimizer == "adamw")
-    assert set(plan.cost.parts) == {"memory", "pilot", "noise", "throughput", "lr trial"}
+    assert set(plan.cost.parts) == {"memory", "pilot", "noise", "throughput", "stability", "lr trial"}
     assert plan.cost.plain_steps == pytest.approx(sum(plan.cost.parts.values()))
     critical = plan.intervals["critical_batch_size"]
     assert critical.value == pytest.approx(plan.intervals["noise_scale"].value * plan.evidence.kappa.value)

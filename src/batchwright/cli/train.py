@@ -31,6 +31,10 @@ def train(
     max_examples: Annotated[int | None, typer.Option("--max-examples", min=1, show_default=False)] = None,
     checkpoint_every: Annotated[int, typer.Option("--checkpoint-every", min=1, help="Optimizer steps.")] = 200,
     stop_at_target: Annotated[bool, typer.Option("--stop-at-target/--no-stop-at-target")] = True,
+    stability: Annotated[
+        bool,
+        typer.Option("--stability", help="Record batch sharpness and its levels, in at most 5 % of the training time."),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, as it was started.")] = False,
     out: Out = None,
     seed: Seed = 0,
@@ -49,6 +53,7 @@ def train(
     from batchwright.tasks.loading import check_task, load_task
     from batchwright.training.loop import Progress
     from batchwright.training.loop import train as run_training
+    from batchwright.training.settings import STABILITY_EVERY
 
     if out is None:
         raise InputError("--out must name a folder for the run's records, got none; for instance --out runs/a")
@@ -79,6 +84,7 @@ def train(
             max_examples=max_examples,
             checkpoint_every=checkpoint_every,
             stop_at_target=stop_at_target,
+            stability_every=STABILITY_EVERY if stability else None,
             resume=resume,
             device=device,
             on_progress=on_progress,

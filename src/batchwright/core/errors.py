@@ -61,3 +61,7 @@ class NotEnoughEvidenceError(BatchwrightError, RuntimeError):
     """The measurements do not settle the question; the message says how much more would."""
 
     exit_code = 3
+
+
+class StabilityWarning(UserWarning):
+    """A change of learning rate, momentum or batch size is likely to make the loss spike."""

@@ -5,12 +5,12 @@ from batchwright.measure.branch import Branch
 from batchwright.measure.memory import Memory
 from batchwright.measure.pilot import Pilot
 from batchwright.measure.throughput import Throughput
-from batchwright.planning.choose import Choice
-from batchwright.planning.plan import Calibration, CurvePoint, Evidence, NoisePoint, StepTimePoint
+from batchwright.planning.lr_choice import LrChoice
+from batchwright.planning.plan import Calibration, CurvatureEvidence, CurvePoint, Evidence, NoisePoint, StepTimePoint
 
 
 def gather_evidence(
-    choice: Choice,
+    chosen: LrChoice,
     kappa: Interval,
     kappa_source: str,
     pilot: Pilot,
@@ -19,6 +19,7 @@ def gather_evidence(
     branches: Branch | None,
 ) -> Evidence:
     """Keep of each measurement what a reader needs to judge the plan."""
+    choice, bound = chosen.choice, chosen.bound
     return Evidence(
         noise=tuple(NoisePoint(step=step, noise_scale=point.interval) for step, point in pilot.points),
         pilot_losses=pilot.losses,
@@ -47,4 +48,15 @@ def gather_evidence(
             for size, relative, examples in zip(choice.grid, choice.time, choice.examples, strict=True)
         ),
         warnings=(*memory.warnings, *times.warnings),
+        curvature=None
+        if bound is None
+        else CurvatureEvidence(
+            step=bound.step,
+            batch_size=bound.batch_size,
+            batch_sharpness=bound.batch_sharpness,
+            mean_curvature=bound.mean_curvature,
+            sharpness=bound.sharpness,
+            sharpness_converged=bound.sharpness_converged,
+            num_halvings=chosen.num_bounded,
+        ),
     )

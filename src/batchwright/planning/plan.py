@@ -22,7 +22,8 @@ class Cost:
             The first step of the process, which imports and allocates, is left out of both.
         num_examples: Examples that went through a forward and a backward pass.
         seconds: Wall time.
-        parts: Plain steps of each part: ``pilot``, ``noise``, ``throughput``, ``memory``, ``calibration``.
+        parts: Plain steps of each part: ``pilot``, ``noise``, ``throughput``, ``memory``, ``stability``,
+            ``lr trial``, ``calibration``.
     """
 
     plain_steps: float
@@ -94,6 +95,29 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CurvatureEvidence:
+    """The curvature that a raised learning rate was held against; in units of one over the learning rate.
+
+    Attributes:
+        step: Optimizer steps of the pilot before it.
+        batch_size: Examples in a measured batch.
+        batch_sharpness: Curvature of a batch's loss along its own gradient, mean over batches.
+        mean_curvature: Curvature of the full loss along batch gradients; the rest of batch sharpness is noise.
+        sharpness: Largest eigenvalue of the Hessian of the measured batches.
+        sharpness_converged: Whether it was found to its tolerance; if not it is a lower bound.
+        num_halvings: How often the batch was halved because its learning rate was surely above the bound.
+    """
+
+    step: int
+    batch_size: int
+    batch_sharpness: Interval
+    mean_curvature: Interval
+    sharpness: float
+    sharpness_converged: bool
+    num_halvings: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
     """What was measured, for the report and for a reader who wants to judge.
 
@@ -110,6 +134,7 @@ class Evidence:
         calibration: The direct measurement, after ``calibrate=True``.
         curve: Predicted cost of training against batch size.
         warnings: What a reader should know about the measurements, one sentence each.
+        curvature: What bounds the learning rate; None where it is not raised, and for optimizers whose edge is not known.
     """
 
     noise: tuple[NoisePoint, ...]
@@ -124,6 +149,7 @@ class Evidence:
     calibration: Calibration | None
     curve: tuple[CurvePoint, ...]
     warnings: tuple[str, ...]
+    curvature: CurvatureEvidence | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +167,8 @@ class Plan:
         base_batch_size: The task's default batch size, for which ``base_lr`` holds.
         base_lr: The task's default learning rate.
         seed: Seed of the pilot.
-        intervals: ``batch_size``, ``lr``, ``noise_scale``, ``critical_batch_size``, ``micro_batch_size``.
+        intervals: ``batch_size``, ``lr``, ``noise_scale``, ``critical_batch_size``, ``excess_time``; ``max_lr``, the largest stable
+            learning rate at the batch size, where curvature was measured.
         reasons: One sentence for each decision, by its name.
         cost: What the measurements cost.
         evidence: What was measured.

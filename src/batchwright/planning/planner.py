@@ -9,31 +9,29 @@ import numpy as np
 import torch
 
 from batchwright.core.checks import check_choice, check_int
-from batchwright.core.environment import environment, resolve_device
+from batchwright.core.environment import resolve_device
 from batchwright.core.errors import NotEnoughEvidenceError
 from batchwright.core.statistics import Interval, normal_quantile
 from batchwright.measure.branch import Branch, branch
-from batchwright.measure.lr_trial import NUM_STEPS, lr_trial
 from batchwright.measure.memory import Memory, memory
 from batchwright.measure.pilot import Pilot, pilot
 from batchwright.measure.throughput import Throughput, throughput
+from batchwright.planning.assemble import assemble
 from batchwright.planning.budget import Budget
 from batchwright.planning.choose import OBJECTIVES, Choice, choose
-from batchwright.planning.evidence import gather_evidence
 from batchwright.planning.kappa import combine, kappa_prior, sweep_kappa
 from batchwright.planning.laws import keep_half_life, lr_turning_point, power_of_two, scale_lr
 from batchwright.planning.log_normal import inverse, product
+from batchwright.planning.lr_choice import choose_lr
 from batchwright.planning.pilot_window import pilot_steps
 from batchwright.planning.plan import Cost, Plan
 from batchwright.tasks.task import Task
 
 # Parts of the budget: training the pilot, noise at its points, more noise where it is not resolved, step times. What is left is for
-# the memory and the trial of the learning rate.
+# the memory, the curvature and the trial of the learning rate.
 PILOT, NOISE, EXTRA_NOISE, THROUGHPUT = 0.4, 0.16, 0.1, 0.18
 # A measured batch may cost this much more than one of the default size.
 AFFORDABLE = 1.3
-# Part of the budget for one trial of the learning rate.
-TRIAL = 0.15
 
 
 def plan(
@@ -128,13 +126,26 @@ class _Planner:
                 critical = product(noise, prior)
         unit = found_pilot.plain_step_s
         turn = lr_turning_point(critical, noise)
-        choice, trial = self.choose_and_try(critical, turn, found_times, found_memory, unit)
+        chosen = choose_lr(
+            self.task,
+            choose=lambda limit: self.choose(critical, found_times, limit),
+            rule=lambda size: self.scaled_lr(size, turn.value),
+            limit=self.limit,
+            pilot=found_pilot,
+            times=found_times,
+            memory=found_memory,
+            budget_plain_steps=self.budget.plain_steps,
+            seed=self.seed,
+            device=self.device,
+            say=self.say,
+        )
         parts = {
             "memory": memory_s / unit,
             "pilot": found_pilot.train_s / unit,
             "noise": found_pilot.measure_s / unit,
             "throughput": found_times.seconds / unit,
-            "lr trial": trial.seconds / unit,
+            "stability": chosen.bound_s / unit,
+            "lr trial": chosen.trial_s / unit,
         }
         if branches is not None:
             parts["calibration"] = branches.seconds / unit
@@ -143,13 +154,29 @@ class _Planner:
             num_examples=found_memory.num_examples
             + found_pilot.num_examples
             + found_times.num_examples
-            + trial.num_examples
+            + chosen.num_examples
             + (branches.total_examples if branches else 0),
-            seconds=seconds + trial.seconds + (branches.seconds if branches else 0.0),
+            seconds=seconds + chosen.bound_s + chosen.trial_s + (branches.seconds if branches else 0.0),
             parts=parts,
         )
-        return self.assemble(
-            choice, trial, critical, prior, source, found_pilot, found_times, found_memory, branches, cost
+        size = chosen.choice.batch_size
+        lrs = sorted(self.scaled_lr(size, value) for value in (turn.low, turn.value, turn.high))
+        return assemble(
+            self.task,
+            chosen,
+            objective=self.objective,
+            seed=self.seed,
+            lr=Interval(value=chosen.lr, low=min(lrs[0], chosen.lr), high=max(lrs[-1], chosen.lr)),
+            turn=turn,
+            critical=critical,
+            kappa=prior,
+            kappa_source=source,
+            pilot=found_pilot,
+            times=found_times,
+            memory=found_memory,
+            branches=branches,
+            cost=cost,
+            device=self.device,
         )
 
     def plain_steps(self) -> float:
@@ -223,39 +250,6 @@ class _Planner:
             device=self.device,
         )
 
-    def choose_and_try(
-        self, critical: Interval, turn: Interval, found: Throughput, found_memory: Memory, unit: float
-    ) -> tuple[Choice, "_Trial"]:
-        """The choice, bounded to the sizes whose learning rate survives a few steps from the start."""
-        start, limit, num_examples, halvings = time.perf_counter(), self.limit, 0, 0
-        while True:
-            choice = self.choose(critical, found, limit)
-            lr = self.scaled_lr(choice.batch_size, turn.value)
-            # A learning rate that is not raised is the user's own, and the pilot has tried it.
-            if lr <= self.task.optimizer.lr:
-                break
-            self.say(f"trying lr {lr:.3g} at batch size {choice.batch_size}")
-            # At least six steps, and no more of the budget than is left for it.
-            step_time = found.step_time_s(float(choice.batch_size)).value
-            steps = int(min(NUM_STEPS, max(6, TRIAL * self.budget.plain_steps * unit / step_time)))
-            tried = lr_trial(
-                self.task,
-                choice.batch_size,
-                lr,
-                micro_batch_size=found_memory.max_micro_batch_size,
-                num_steps=steps,
-                seed=self.seed,
-                device=self.device,
-            )
-            num_examples += tried.num_examples
-            if tried.stable:
-                break
-            halvings += 1
-            limit = max(1, choice.batch_size // 2)
-        return choice, _Trial(
-            seconds=time.perf_counter() - start, num_examples=num_examples, halvings=halvings, tried=num_examples > 0
-        )
-
     def choose(self, critical: Interval, found: Throughput, limit: int) -> Choice:
         slope = found.per_example_s
         error = 0.0
@@ -285,78 +279,3 @@ class _Planner:
             batch_size=batch_size,
             critical_batch_size=critical,
         )
-
-    def assemble(
-        self,
-        choice: Choice,
-        trial: "_Trial",
-        critical: Interval,
-        kappa: Interval,
-        kappa_source: str,
-        found_pilot: Pilot,
-        found_times: Throughput,
-        found_memory: Memory,
-        branches: Branch | None,
-        cost: Cost,
-    ) -> Plan:
-        task, spec, size = self.task, self.task.optimizer, choice.batch_size
-        micro = min(size, found_memory.max_micro_batch_size)
-        turn = lr_turning_point(critical, found_pilot.noise_scale)
-        lrs = sorted(self.scaled_lr(size, value) for value in (turn.low, turn.value, turn.high))
-        lr = self.scaled_lr(size, turn.value)
-        noise = found_pilot.noise_scale
-        beta2 = keep_half_life(spec.beta2, base_batch_size=task.batch_size, batch_size=size)
-        rule = "gain rule of SGD" if spec.name == "sgd" else "square-root rule of Adam"
-        bounded = (
-            f"; halved {trial.halvings} times because the loss flew away at the lr of larger sizes"
-            if trial.halvings
-            else ""
-        )
-        reasons = {
-            "batch_size": choice.reason + bounded,
-            "micro_batch_size": (
-                f"the whole batch fits in memory (ceiling {found_memory.max_micro_batch_size})"
-                if micro == size
-                else f"memory allows {found_memory.max_micro_batch_size} examples in one pass; the rest is accumulated"
-            ),
-            "lr": f"{rule} from lr {spec.lr:g} at batch size {task.batch_size}, turning at {turn.value:.0f}"
-            + ("; a few steps from the start were stable" if trial.tried else ""),
-            "momentum": f"kept at the task's {spec.momentum:g}: the rule for the learning rate holds at equal momentum",
-            "noise_scale": f"measured at steps {', '.join(str(step) for step, _ in found_pilot.points)} of a pilot at the defaults",
-            "critical_batch_size": f"noise scale times kappa {kappa.value:.2g} ({kappa_source})",
-        }
-        if spec.name != "sgd":
-            reasons["beta2"] = f"its half-life in examples is that of {spec.beta2:g} at batch size {task.batch_size}"
-        return Plan(
-            task=task.name,
-            objective=self.objective,
-            batch_size=size,
-            micro_batch_size=micro,
-            lr=lr,
-            momentum=spec.momentum,
-            beta2=beta2 if spec.name != "sgd" else spec.beta2,
-            base_batch_size=task.batch_size,
-            base_lr=spec.lr,
-            seed=self.seed,
-            intervals={
-                "batch_size": choice.wanted,
-                "lr": Interval(value=lr, low=min(lrs[0], lr), high=max(lrs[-1], lr)),
-                "noise_scale": noise,
-                "critical_batch_size": critical,
-                "excess_time": choice.excess_time,
-            },
-            reasons=reasons,
-            cost=cost,
-            evidence=gather_evidence(choice, kappa, kappa_source, found_pilot, found_times, found_memory, branches),
-            environment=environment(self.device),
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Trial:
-    """What the trials of the learning rate cost, and how often the batch was halved because the loss flew away."""
-
-    seconds: float
-    num_examples: int
-    halvings: int
-    tried: bool

@@ -60,14 +60,44 @@ class NoiseRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StabilityRecord:
+    """The stability gauge at one point of the run; curvatures in units of one over the learning rate.
+
+    Attributes:
+        num_examples: Training examples seen.
+        batch_sharpness: Mean over batches.
+        standard_error: Of that mean.
+        sharpness: Largest eigenvalue of the Hessian; NaN where it was not measured.
+        converged: Whether that eigenvalue was found to its tolerance.
+        low: The level at which batch sharpness settles when batches are small.
+        high: The level of large batches.
+        lr: Learning rate of these levels.
+        regime: What the gauge says, in words.
+        form: ``gradient``, or ``preconditioned`` where curvature is seen behind an Adam-type optimizer's divisors.
+    """
+
+    num_examples: float
+    batch_sharpness: float
+    standard_error: float
+    sharpness: float
+    converged: bool
+    low: float
+    high: float
+    lr: float
+    regime: str
+    form: str = "gradient"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DecisionRecord:
-    """A change of batch size and its reason."""
+    """A change of batch size and its reason; ``warning`` is the stability gauge's, empty where it had none."""
 
     num_examples: float
     previous: float
     batch_size: float
     lr: float
     reason: str
+    warning: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,9 +121,10 @@ class RunRecords:
         reason: ``target``, ``limit``, ``interrupted``, ``failed``, or ``no end`` where the end was never written.
         message: What went wrong in a failed run.
         to_target: What the target took; None if it was not reached.
-        evaluations: At most `MAX_POINTS`, the first and last among them; so are ``noise`` and ``decisions``.
+        evaluations: At most `MAX_POINTS`, the first and last among them; so are ``noise``, ``decisions`` and ``stability``.
         noise: Noise scale along the run.
         decisions: Changes of batch size.
+        stability: Readings of the stability gauge along the run.
         environment: What it was made on.
         num_torn: Lines that a kill left unfinished.
     """
@@ -118,6 +149,7 @@ class RunRecords:
     noise: tuple[NoiseRecord, ...]
     decisions: tuple[DecisionRecord, ...]
     environment: Mapping[str, Any]
+    stability: tuple[StabilityRecord, ...] = ()
     num_torn: int = 0
 
     @property
@@ -184,6 +216,7 @@ def _run(records: Records, name: str) -> RunRecords:
         noise=tuple(_noise(line) for line in thin(records.of_kind("noise"))),
         decisions=tuple(_decision(line) for line in thin(decisions)),
         environment=dict(start.get("environment") or {}),
+        stability=tuple(_stability(line) for line in thin(records.of_kind("stability"))),
         num_torn=records.num_torn,
     )
 
@@ -228,4 +261,20 @@ def _decision(line: Mapping[str, Any]) -> DecisionRecord:
         batch_size=_size(line["batch_size"]),
         lr=float(line["lr"]),
         reason=str(line["reason"]),
+        warning=str(line.get("warning") or ""),
+    )
+
+
+def _stability(line: Mapping[str, Any]) -> StabilityRecord:
+    return StabilityRecord(
+        num_examples=float(line["num_examples"]),
+        batch_sharpness=_value(line["batch_sharpness"]),
+        standard_error=_value(line["standard_error"]),
+        sharpness=_value("nan" if line.get("sharpness") is None else line["sharpness"]),
+        converged=bool(line.get("sharpness_converged")),
+        low=_value(line["low"]),
+        high=_value(line["high"]),
+        lr=float(line["lr"]),
+        regime=str(line["regime"]),
+        form=str(line.get("form", "gradient")),
     )

@@ -7,7 +7,13 @@ from pathlib import Path
 from batchwright.core.records import RECORDS_NAME
 from batchwright.core.statistics import Interval
 from batchwright.report.elements import Html, bullets, figure, link, section, table, tag
-from batchwright.report.figures import batch_size_figure, comparison_figure, run_noise_figure, training_figure
+from batchwright.report.figures import (
+    batch_size_figure,
+    comparison_figure,
+    run_noise_figure,
+    stability_figure,
+    training_figure,
+)
 from batchwright.report.run_records import RunRecords
 from batchwright.report.tables import RunRow, SummaryRow, run_rows, summarise
 from batchwright.report.text import (
@@ -51,7 +57,13 @@ def run_section(runs: Sequence[RunRecords], name: str, title: str, folder: Path,
         page: The file that the links start from.
     """
     rows, summaries = run_rows(runs), summarise(runs)
-    drawn = [training_figure(runs), comparison_figure(runs), batch_size_figure(runs), run_noise_figure(runs)]
+    drawn = [
+        training_figure(runs),
+        comparison_figure(runs),
+        batch_size_figure(runs),
+        run_noise_figure(runs),
+        stability_figure(runs),
+    ]
     figures = [figure(item, f"{name}-{item.name}") for item in drawn if item is not None]
     return section(
         name,
@@ -61,6 +73,16 @@ def run_section(runs: Sequence[RunRecords], name: str, title: str, folder: Path,
         tag("div", *figures, class_="figures") if figures else "",
         _run_table(rows, folder, page),
     )
+
+
+def warnings(runs: Sequence[RunRecords]) -> list[str]:
+    """One sentence for each change before which the stability gauge warned."""
+    return [
+        f"{run.folder} at {count(decision.num_examples)} examples: {decision.warning[:300]}"
+        for run in runs
+        for decision in run.decisions
+        if decision.warning
+    ]
 
 
 def failures(runs: Sequence[RunRecords]) -> list[str]:

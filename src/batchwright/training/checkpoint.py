@@ -37,12 +37,14 @@ class Checkpoint:
         optimizer: ``state_dict`` of the optimizer.
         random_state: Global generators of torch, NumPy and Python.
         progress: Counters and states of the loop, plain values.
+        stability: State of the stability gauge; None for a run without one.
     """
 
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
     random_state: RandomState
     progress: dict[str, Any]
+    stability: dict[str, Any] | None = None
 
 
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
@@ -53,7 +55,9 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
     with output_errors(folder):
         clean_up(folder)
         working.mkdir(parents=True)
-        tensors, structure = _split(checkpoint.optimizer)
+        tensors, structure = _split(checkpoint.optimizer, "optimizer")
+        gauge_tensors, gauge_structure = _split(checkpoint.stability, "stability")
+        tensors |= gauge_tensors
         tensors["random.torch_cpu"] = checkpoint.random_state.torch_cpu
         for number, state in enumerate(checkpoint.random_state.torch_cuda):
             tensors[f"random.torch_cuda.{number}"] = state
@@ -69,6 +73,7 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
             "step": step,
             "progress": checkpoint.progress,
             "optimizer": structure,
+            "stability": gauge_structure,
             "random": {"numpy": _numpy_state(checkpoint.random_state.numpy), "python": checkpoint.random_state.python},
             "sha256": {name: _digest(working / name) for name in ("model.safetensors", "optimizer.safetensors")},
         }
@@ -142,6 +147,7 @@ def _load(path: Path) -> Checkpoint:
                 python=(python_state[0], tuple(python_state[1]), python_state[2]),
             ),
             progress=state["progress"],
+            stability=_join(state["stability"], tensors) if "stability" in state else None,
         )
     except CheckpointError:
         raise
@@ -149,8 +155,8 @@ def _load(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path.name} is damaged ({type(error).__name__}: {error})") from error
 
 
-def _split(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of an optimizer's state by name, and the rest with a mark where each tensor was."""
+def _split(state: dict[str, Any] | None, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a state by names that begin with ``name``, and the rest with a mark where each tensor was."""
     tensors: dict[str, Tensor] = {}
 
     def walk(value: Any, name: str) -> Any:
@@ -165,7 +171,7 @@ def _split(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {kind: [walk(item, f"{name}.{number}") for number, item in enumerate(value)]}
         return {"value": value}
 
-    return tensors, walk(state, "optimizer")
+    return tensors, walk(state, name)
 
 
 def _join(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -6,15 +6,15 @@ A run killed at any instant goes on from its last checkpoint bit by bit (on a CP
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from batchwright.adapt import Controller, Measured
+from batchwright.adapt import Controller
 from batchwright.core.batches import to_device
-from batchwright.core.environment import environment, resolve_device
+from batchwright.core.environment import resolve_device
 from batchwright.core.errors import InputError, NonFiniteLossError
 from batchwright.core.objectives import accumulate_gradient
 from batchwright.core.preserve import RandomState
@@ -24,18 +24,19 @@ from batchwright.core.vectors import trainable
 from batchwright.data.access import fetch
 from batchwright.data.samplers import EpochSampler, SamplerState
 from batchwright.measure.running_noise import MicroBatchNorms
-from batchwright.planning.laws import scale_lr
 from batchwright.planning.plan import Plan
 from batchwright.tasks.evaluation import evaluate
 from batchwright.tasks.task import Task
 from batchwright.training.checkpoint import Checkpoint, clean_up, load_newest, save_checkpoint, seed_everything
+from batchwright.training.control import Control
 from batchwright.training.interrupt import Interrupt
+from batchwright.training.recording import record_end, record_evaluation, record_start, record_step
 from batchwright.training.run import Instant, Run, crossing
-from batchwright.training.settings import TrainSettings, holds_run, make_settings, recorded_settings
+from batchwright.training.settings import STABILITY_BUDGET, TrainSettings, holds_run, make_settings, recorded_settings
 from batchwright.training.state import LoopState
+from batchwright.training.watch import Watch
 
-# Records of steps and evaluations thin out as the run goes on: the next comes after this part of what is done so far.
-STEP_SPACING = 0.02
+# Evaluations thin out as the run goes on: the next comes after this part of the examples seen so far.
 EVALUATION_SPACING = 0.05
 
 
@@ -65,6 +66,8 @@ def train(
     checkpoint_every: int = 200,
     noise_every: int = 4,
     stop_at_target: bool = True,
+    stability_every: int | None = None,
+    stability_budget: float | None = STABILITY_BUDGET,
     resume: bool = False,
     device: str = "auto",
     on_progress: Callable[[Progress], None] | None = None,
@@ -85,6 +88,10 @@ def train(
         checkpoint_every: Optimizer steps between two checkpoints.
         noise_every: Optimizer steps between two noise measurements of a controller that needs them.
         stop_at_target: Whether reaching the task's target ends the run.
+        stability_every: Fewest optimizer steps between two readings of the stability gauge (`StabilityMonitor`); none where left out.
+            They leave every bit of the run as it was, but a second derivative holds a batch's activations a second time, which the
+            plan's memory ceiling does not know, and the clock decides when they are made. So they are asked for.
+        stability_budget: Seconds of readings for a second of training steps; None for every reading at any price.
         resume: Go on with the run in ``out``, with the settings it was started with; the other arguments are not used.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         on_progress: Called after each step.
@@ -116,6 +123,8 @@ def train(
             checkpoint_every=checkpoint_every,
             noise_every=noise_every,
             stop_at_target=stop_at_target,
+            stability_every=stability_every,
+            stability_budget=stability_budget,
         )
         if holds_run(folder):
             raise InputError(f"--out must be a folder without a run, got {folder}; choose another or give --resume")
@@ -140,17 +149,18 @@ class _Loop:
         self, task: Task, settings: TrainSettings, device: torch.device, folder: Path, records: RecordWriter
     ) -> None:
         self.task, self.settings, self.device, self.folder, self.records = task, settings, device, folder, records
-        self.controller = settings.controller()
         seed_everything(settings.seed)
         self.model = task.make_model(settings.seed, device)
         self.parameters = trainable(self.model)
         self.optimizer = settings.optimizer.build(self.parameters)
         self.sampler = EpochSampler(task.num_train, settings.seed)
+        self.watch = Watch(task, settings, self.model, self.optimizer, records)
+        self.control = Control(task, settings, self.optimizer, records, self.watch)
         self.state = LoopState(
-            batch_size=settings.batch_size, controller=self.controller.init(batch_size=settings.batch_size)
+            batch_size=settings.batch_size, controller=self.control.controller.init(batch_size=settings.batch_size)
         )
         self.pending: list[Tensor] = []
-        self.notes: list[str] = []
+        self.notes = self.watch.notes
 
     def start(self, resume: bool) -> None:
         found = load_newest(self.folder) if resume else None
@@ -158,21 +168,7 @@ class _Loop:
             # Without a checkpoint a resumed run begins again: that is bit by bit the same run.
             if resume:
                 self.records.write("resume", step=-1, num_examples=0)
-            target = asdict(self.task.target) if self.task.target else None
-            self.records.write(
-                "start",
-                task=self.task.name,
-                label=self.settings.label,
-                seed=self.settings.seed,
-                batch_size=self.settings.batch_size,
-                micro_batch_size=self.settings.micro_batch_size,
-                optimizer=self.settings.optimizer,
-                policy=self.settings.policy,
-                target=target,
-                num_train=self.task.num_train,
-                settings=self.settings,
-                environment=environment(self.device),
-            )
+            record_start(self.records, self.task, self.settings, self.device)
             self._evaluate()
             self._checkpoint()
             return
@@ -183,6 +179,7 @@ class _Loop:
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.state = LoopState.from_plain(checkpoint.progress["state"])
         self.sampler.restore(from_plain(SamplerState, checkpoint.progress["sampler"], "sampler"))
+        self.watch.load_state_dict(checkpoint.stability)
         self.records.write("resume", step=self.state.step, num_examples=self.state.num_examples, notes=self.notes)
         checkpoint.random_state.restore()
 
@@ -195,7 +192,7 @@ class _Loop:
     def step(self) -> None:
         state, start = self.state, time.perf_counter()
         batch = to_device(fetch(self.task.train, self.sampler.take(state.batch_size)), self.device)
-        measures_noise = self.controller.needs_noise_scale and (state.step + 1) % self.settings.noise_every == 0
+        measures_noise = self.control.needs_noise_scale and (state.step + 1) % self.settings.noise_every == 0
         micro_batch_size = min(self.settings.micro_batch_size, state.batch_size)
         norms = None
         if measures_noise and state.batch_size > 1:
@@ -216,13 +213,15 @@ class _Loop:
         if self.device.type == "cpu" or state.step >= state.next_step_record:
             self._read_losses()
         noise = norms.step_noise() if norms else None
-        state.train_s += time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        state.train_s += seconds
 
         if state.step >= state.next_step_record:
-            self._record_step()
+            record_step(self.records, state, self.optimizer.param_groups[0]["lr"])
         if noise is not None:
             state.noise = state.noise.update(noise)
-        self._control(measured_noise=noise is not None)
+        self.watch.after_step(state, seconds)
+        self.control.after_step(state, measured_noise=noise is not None)
         if state.num_examples >= state.next_evaluation or state.num_examples >= self.settings.max_examples:
             self._evaluate()
         if state.step - state.last_checkpoint >= self.settings.checkpoint_every:
@@ -242,60 +241,6 @@ class _Loop:
             self.state.losses.append(loss)
         self.pending.clear()
 
-    def _record_step(self) -> None:
-        state = self.state
-        self.records.write(
-            "step",
-            step=state.step,
-            num_examples=state.num_examples,
-            batch_size=state.batch_size,
-            lr=self.optimizer.param_groups[0]["lr"],
-            loss=sum(state.losses) / len(state.losses),
-            train_s=state.train_s,
-        )
-        state.losses.clear()
-        state.next_step_record = state.step + max(1, int(STEP_SPACING * state.step))
-
-    def _control(self, *, measured_noise: bool) -> None:
-        state = self.state
-        interval = state.noise.interval() if self.controller.needs_noise_scale else None
-        if measured_noise and interval is not None and state.step >= state.next_noise_record:
-            state.next_noise_record = state.step + max(1, int(STEP_SPACING * state.step))
-            self.records.write(
-                "noise",
-                step=state.step,
-                num_examples=state.num_examples,
-                noise_scale=interval,
-                trace=state.noise.trace,
-                grad_sq_norm=state.noise.grad_sq_norm,
-            )
-        measured = Measured(
-            step=state.step, num_examples=state.num_examples, batch_size=state.batch_size, noise_scale=interval
-        )
-        state.controller, decision = self.controller.update(state.controller, measured)
-        batch_size = min(decision.batch_size, self.task.num_train)
-        if batch_size == state.batch_size:
-            return
-        lr = scale_lr(
-            self.settings.optimizer.name,
-            self.settings.optimizer.lr,
-            base_batch_size=self.settings.batch_size,
-            batch_size=batch_size,
-            critical_batch_size=interval.value if interval is not None else math.inf,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.records.write(
-            "decision",
-            step=state.step,
-            num_examples=state.num_examples,
-            previous=state.batch_size,
-            batch_size=batch_size,
-            lr=lr,
-            reason=decision.reason,
-        )
-        state.batch_size = batch_size
-
     def _evaluate(self) -> None:
         state = self.state
         self._read_losses()
@@ -310,14 +255,7 @@ class _Loop:
             )
             state.to_target = state.to_target or crossing(target, state.before, now)
             state.before = now
-        self.records.write(
-            "evaluation",
-            step=state.step,
-            num_examples=state.num_examples,
-            train_s=state.train_s,
-            values=state.evaluation.values,
-            standard_errors=state.evaluation.standard_errors,
-        )
+        record_evaluation(self.records, state)
         gap = max(EVALUATION_SPACING * state.num_examples, min(state.evaluation.num_examples, self.task.num_train) / 2)
         state.next_evaluation = state.num_examples + max(1, math.ceil(gap))
 
@@ -336,6 +274,7 @@ class _Loop:
                 optimizer=self.optimizer.state_dict(),
                 random_state=RandomState.capture(),
                 progress={"state": self.state.to_plain(), "sampler": to_plain(self.sampler.state)},
+                stability=self.watch.state_dict(),
             ),
         )
 
@@ -351,7 +290,7 @@ class _Loop:
 
     def stop(self, reason: str) -> Run:
         self._checkpoint()
-        self._end(reason, "")
+        record_end(self.records, self.state, reason, "")
         state = self.state
         return Run(
             folder=self.folder,
@@ -370,18 +309,6 @@ class _Loop:
 
     def fail(self, error: Exception) -> None:
         try:
-            self._end("failed", str(error))
+            record_end(self.records, self.state, "failed", str(error))
         except OSError:
             return  # the disk is what failed: the error on its way says so
-
-    def _end(self, reason: str, message: str) -> None:
-        state = self.state
-        self.records.write(
-            "end",
-            step=state.step,
-            num_examples=state.num_examples,
-            train_s=state.train_s,
-            reason=reason,
-            message=message,
-            to_target=state.to_target,
-        )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from batchwright.adapt import REGISTRY, Controller, Fixed
-from batchwright.core.checks import check_choice, check_int
+from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.core.errors import CheckpointError, InputError
 from batchwright.core.records import RECORDS_NAME, read_records
 from batchwright.core.serialization import from_plain
@@ -15,6 +15,8 @@ from batchwright.tasks.task import OptimizerSpec, Task
 
 # No first record is longer, in bytes.
 MAX_FIRST_LINE = 2**20
+# Readings of the stability gauge, when they are asked for: at most so often, and never more than this part of the training time.
+STABILITY_EVERY, STABILITY_BUDGET = 50, 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +36,8 @@ class TrainSettings:
         checkpoint_every: Optimizer steps between two checkpoints.
         noise_every: Optimizer steps between two noise measurements, for controllers that follow the noise scale.
         stop_at_target: Whether reaching the target ends the run.
+        stability_every: Fewest optimizer steps between two readings of the stability gauge; None for no readings.
+        stability_budget: Seconds of such readings for a second of training steps; None for every reading at any price.
     """
 
     task: str
@@ -48,6 +52,8 @@ class TrainSettings:
     checkpoint_every: int
     noise_every: int
     stop_at_target: bool
+    stability_every: int | None = None
+    stability_budget: float | None = STABILITY_BUDGET
 
     def __post_init__(self) -> None:
         check_int("seed", self.seed, at_least=0)
@@ -57,6 +63,10 @@ class TrainSettings:
         check_int("checkpoint_every", self.checkpoint_every, at_least=1)
         check_int("noise_every", self.noise_every, at_least=1)
         check_choice("policy", self.policy, REGISTRY)
+        if self.stability_every is not None:
+            check_int("stability_every", self.stability_every, at_least=1)
+        if self.stability_budget is not None:
+            check_number("stability_budget", self.stability_budget, above=0.0)
 
     def controller(self) -> Controller:
         """The controller that the settings name."""
@@ -83,6 +93,8 @@ def make_settings(
     checkpoint_every: int = 200,
     noise_every: int = 4,
     stop_at_target: bool = True,
+    stability_every: int | None = None,
+    stability_budget: float | None = STABILITY_BUDGET,
 ) -> TrainSettings:
     """Settings from a plan, from explicit values, or from the task's defaults; the explicit ones come first.
 
@@ -119,6 +131,8 @@ def make_settings(
         checkpoint_every=checkpoint_every,
         noise_every=noise_every,
         stop_at_target=stop_at_target,
+        stability_every=stability_every,
+        stability_budget=stability_budget,
     )
 
 

@@ -12,6 +12,7 @@ from batchwright.measure.curvature.gradient_sharpness import (
 )
 from batchwright.measure.curvature.lanczos import EigenPairs, extreme_eigenpairs
 from batchwright.measure.curvature.linear_model import EdgeRatio, edge_ratio
+from batchwright.measure.curvature.lr_bound import LrBound, lr_bound
 from batchwright.measure.curvature.mean_square import (
     crossover_batch_size,
     max_stable_lr,
@@ -19,10 +20,13 @@ from batchwright.measure.curvature.mean_square import (
     second_moment_matrix,
     thresholds,
 )
+from batchwright.measure.curvature.monitor import StabilityMonitor
 from batchwright.measure.curvature.operator import CurvatureOperator
 from batchwright.measure.curvature.preconditioned import PreconditionedStability, preconditioned_stability
 from batchwright.measure.curvature.products import HessianOperator, hvp
+from batchwright.measure.curvature.reading import StabilityReading
 from batchwright.measure.curvature.sharpness import Sharpness, sharpness
+from batchwright.measure.curvature.sinks import RecordSink, TensorBoardSink
 from batchwright.measure.curvature.spectral_density import SpectralDensity, operator_spectral_density, spectral_density
 from batchwright.measure.curvature.stability import Stability, stability
 from batchwright.measure.curvature.trace import Trace, hessian_trace, operator_trace
@@ -39,11 +43,16 @@ __all__ = [
     "GeneralizedSharpness",
     "GgnOperator",
     "HessianOperator",
+    "LrBound",
     "PreconditionedStability",
+    "RecordSink",
     "Sharpness",
     "SpectralDensity",
     "Stability",
+    "StabilityMonitor",
+    "StabilityReading",
     "StepSettings",
+    "TensorBoardSink",
     "Trace",
     "WhatIf",
     "batch_sharpness",
@@ -56,6 +65,7 @@ __all__ = [
     "hessian_trace",
     "hvp",
     "interaction_aware_sharpness",
+    "lr_bound",
     "max_stable_lr",
     "operator_spectral_density",
     "operator_trace",

@@ -5,6 +5,7 @@ from batchwright.report.figures.calibration import calibration_figure
 from batchwright.report.figures.comparison import comparison_figure
 from batchwright.report.figures.noise import pilot_noise_figure, run_noise_figure
 from batchwright.report.figures.prediction import prediction_figure
+from batchwright.report.figures.stability import stability_figure
 from batchwright.report.figures.step_time import knee_batch_size, step_time_figure
 from batchwright.report.figures.style import Figure, View
 from batchwright.report.figures.training import training_figure
@@ -20,6 +21,7 @@ __all__ = [
     "pilot_noise_figure",
     "prediction_figure",
     "run_noise_figure",
+    "stability_figure",
     "step_time_figure",
     "training_figure",
     "verification_figure",

@@ -1,0 +1,281 @@
+"""The stability gauge beside a training run: readings within a stated budget, and a warning before a change that would spike.
+
+Quantities and levels are those of `batch_sharpness`, `stability` and `what_if` (Andreyev et al. 2026, arXiv:2604.14108). Deviation: the
+official code measures every 256 steps whatever that costs; here the steps between two readings grow until the cost fits the budget.
+"""
+
+import math
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from batchwright.core.batches import Batch, batch_length
+from batchwright.core.checks import check_int
+from batchwright.core.errors import InputError, StabilityWarning
+from batchwright.core.objectives import Loss
+from batchwright.core.serialization import from_plain, to_plain
+from batchwright.measure.curvature.batch_sharpness import BatchSharpness
+from batchwright.measure.curvature.probe import MIN_BATCHES, DrawBatch, Measured, Probe
+from batchwright.measure.curvature.reading import StabilityReading, gradient_verdict, step_verdict
+from batchwright.measure.curvature.sinks import Sink
+from batchwright.measure.curvature.what_if import WhatIf, what_if
+
+MAX_HISTORY = 1000
+
+
+class StabilityMonitor:
+    """Watches any training loop: ``monitor.after_step(batch)`` after each ``optimizer.step()``.
+
+    Every ``every`` steps, or as soon after that as the budget allows, it measures batch sharpness, and in every ``slow_every``-th
+    reading also the share of it that is noise and the largest eigenvalue, warm-started. SGD, with or without momentum, is
+    compared with the levels of its learning rate and momentum; every other optimizer by the sharpness along its own step
+    (`generalized_sharpness`), whose limits that function states.
+
+    Parameters, buffers, ``.grad``, modes, random generators and the optimizer stay as they are, so a run with a monitor is bit by
+    bit the run without. When readings are made depends on the clock, unless ``budget`` is None. What a reading at a step says
+    does not: its batches follow from ``seed`` and the step alone (the largest eigenvalue, whose search goes on from the last one,
+    up to its tolerance).
+
+    Under DDP make it on rank 0 alone and call it there: it measures the module inside the wrapper, calls no collective, and the
+    other ranks wait for it in their next all-reduce, so its share is one of everybody's time. Parameters must be whole on that
+    rank (not FSDP).
+
+    Args:
+        model: The model that is trained.
+        loss: ``loss(model, batch) -> (B,)``, one loss an example.
+        optimizer: The optimizer that trains it, read for lr and momentum at each reading.
+        draw_batch: ``draw_batch(generator, batch_size)`` gives a fresh batch, drawn without replacement with that generator, on
+            the model's device. Where left out, the last batches given to `after_step` are kept and measured; they have just been
+            trained on, so batch sharpness comes out lower than on fresh ones, and a resumed run waits until it has seen them
+            again.
+        every: Fewest steps between two readings.
+        budget: Seconds of measuring for a second of training; None for readings every ``every`` steps at any price. A measurement
+            starts only if its expected cost fits, and stops early where it turns out dearer.
+        slow_every: Every so many readings the noise's share and the largest eigenvalue are measured too.
+        max_batches: Most batches of one reading; fewer where the error is below a tenth before.
+        sharpness_batches: Batches of the fixed sample on which the largest eigenvalue is found; few examples overstate it.
+        num_train: Examples of the training set, to know a full batch by.
+        sinks: Called with each reading: `RecordSink`, `TensorBoardSink` or any function.
+        seed: Of the measured batches.
+        timer: Seconds.
+
+    Raises:
+        InputError: If an option is out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+        *,
+        draw_batch: DrawBatch | None = None,
+        every: int = 50,
+        budget: float | None = 0.05,
+        slow_every: int = 4,
+        max_batches: int = 8,
+        sharpness_batches: int = 8,
+        num_train: int | None = None,
+        sinks: Sequence[Sink] = (),
+        seed: int = 0,
+        timer: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._every = check_int("every", every, at_least=1)
+        self._slow_every = check_int("slow_every", slow_every, at_least=1)
+        check_int("max_batches", max_batches, at_least=MIN_BATCHES)
+        check_int("sharpness_batches", sharpness_batches, at_least=1)
+        self._optimizer, self._num_train = optimizer, num_train
+        self._sinks, self._timer = tuple(sinks), timer
+        self._keeps = draw_batch is None
+        self._kept: deque[Batch] = deque(maxlen=max_batches)
+        self._probe = Probe(
+            model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model,
+            loss,
+            optimizer,
+            draw_batch=draw_batch or self._kept_batch,
+            budget=budget,
+            max_batches=max_batches,
+            sharpness_batches=sharpness_batches,
+            seed=check_int("seed", seed, at_least=0),
+            timer=timer,
+        )
+        self._history: deque[StabilityReading] = deque(maxlen=MAX_HISTORY)
+        self._step = self._num_examples = self._num_readings = 0
+        self._next = every
+        self._mark: float | None = None
+
+    @property
+    def history(self) -> tuple[StabilityReading, ...]:
+        """The readings so far; of a long run the last thousand."""
+        return tuple(self._history)
+
+    @property
+    def last(self) -> StabilityReading | None:
+        """The latest reading."""
+        return self._history[-1] if self._history else None
+
+    @property
+    def share(self) -> float:
+        """Seconds of measuring over seconds of training so far."""
+        return self._probe.account.share
+
+    def after_step(
+        self, batch: Batch = None, *, batch_size: int | None = None, training_s: float | None = None
+    ) -> StabilityReading | None:
+        """Count one optimizer step, and measure if it is time and the budget allows.
+
+        Args:
+            batch: The batch of the step; may be left out where ``draw_batch`` was given and ``batch_size`` is.
+            batch_size: Examples averaged in the step, where ``batch`` is only a part of them (accumulation, ranks).
+            training_s: Seconds that the step took, where the loop knows; else all time since the last call counts as training.
+
+        Returns:
+            The reading, if there was one.
+
+        Raises:
+            InputError: If neither ``batch`` nor ``batch_size`` tells the size.
+        """
+        now = self._timer()
+        if batch is None and batch_size is None:
+            raise InputError("after_step must be given the batch or its batch_size, got neither; pass the step's batch")
+        if batch is None and self._keeps:
+            raise InputError(
+                "after_step must be given the batch where there is no draw_batch, got None; pass one of them"
+            )
+        size = check_int("batch_size", batch_size or batch_length(batch), at_least=1)
+        if self._keeps:
+            self._kept.append(batch)
+        self._step += 1
+        self._num_examples += size
+        if training_s is not None:
+            self._probe.account = self._probe.account.trained(training_s)
+        elif self._mark is not None:
+            self._probe.account = self._probe.account.trained(now - self._mark)
+        self._mark = now
+        slow = self._num_readings % self._slow_every == 1 % self._slow_every
+        if not self._is_time(size, slow):
+            return None
+        reading = self._reading(size, self._probe.measure(self._step, size, slow=slow))
+        self._num_readings += 1
+        self._next = self._step + self._every
+        self._history.append(reading)
+        for sink in self._sinks:
+            sink(reading)
+        self._mark = self._timer()
+        return reading
+
+    def check(
+        self, *, lr: float | None = None, momentum: float | None = None, batch_size: int | None = None
+    ) -> WhatIf | None:
+        """Ask before a change of settings; a spike that is likely warns with `StabilityWarning`.
+
+        Args:
+            lr: The new learning rate, as the optimizer would hold it.
+            momentum: The new momentum.
+            batch_size: The new batch size, in examples.
+
+        Returns:
+            The prediction from the last reading; None before the first one, for optimizers other than SGD, and where batch sharpness
+            is not a positive number.
+
+        Raises:
+            InputError: If nothing would change, or a value is out of range.
+        """
+        wanted: dict[str, Any] = {"lr": lr, "momentum": momentum, "batch_size": batch_size}
+        change = {name: value for name, value in wanted.items() if value is not None}
+        if not change:
+            raise InputError("check must be given lr, momentum or batch_size, got none; name what would change")
+        found = self._probe.last
+        current = self._probe.settings(round(found.batch_size)) if found is not None and found.value > 0 else None
+        if found is None or current is None:
+            return None
+        if "lr" in change:
+            # As the optimizer holds it, so before its dampening.
+            change["lr"] *= current.lr / float(self._optimizer.param_groups[0]["lr"])
+        known = self._probe.mean_curvature
+        predicted = what_if(
+            current,
+            change,
+            batch_sharpness=found,
+            sharpness=self._probe.sharpness,
+            mean_curvature=known[1] if known is not None else None,
+            num_examples=self._num_train,
+        )
+        if predicted.spike:
+            told = ", ".join(f"{name} {value:g}" for name, value in change.items())
+            warnings.warn(
+                f"{told} is likely to make the loss spike: {predicted.reason}", StabilityWarning, stacklevel=2
+            )
+        return predicted
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs to go on alike: tensors and plain values."""
+        return {
+            "step": self._step,
+            "num_examples": self._num_examples,
+            "num_readings": self._num_readings,
+            "next": self._next,
+            "history": to_plain(list(self._history)),
+            "probe": self._probe.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`; the budget stays that of this monitor."""
+        self._step, self._num_examples = int(state["step"]), int(state["num_examples"])
+        self._num_readings, self._next = int(state["num_readings"]), int(state["next"])
+        self._history.clear()
+        self._history.extend(from_plain(tuple[StabilityReading, ...], state["history"], "history"))
+        self._probe.load_state_dict(state["probe"])
+        self._kept.clear()
+        self._mark = None
+
+    def _is_time(self, batch_size: int, slow: bool) -> bool:
+        """Whether a reading is due and its expected cost fits the budget."""
+        if self._step < self._next or (self._keeps and len(self._kept) < MIN_BATCHES):
+            return False
+        account = self._probe.account
+        if account.budget is None:
+            return True
+        # Nothing can be expected to fit before a step was timed.
+        return account.num_steps > 0 and account.allows(self._probe.expected_s(batch_size, slow=slow))
+
+    def _reading(self, batch_size: int, measured: Measured) -> StabilityReading:
+        settings, along = measured.settings, measured.along
+        if isinstance(along, BatchSharpness):
+            assert settings is not None  # batch sharpness is measured for SGD alone
+            known = self._probe.mean_curvature
+            verdict = gradient_verdict(settings, along, known[1] if known else None, self._probe.sharpness)
+            error, num_batches = along.standard_error, along.num_batches
+        else:
+            verdict = step_verdict(along)
+            error, num_batches = along.ratio.standard_error, along.ratio.num_batches
+        return StabilityReading(
+            step=self._step,
+            num_examples=self._num_examples,
+            batch_size=batch_size,
+            lr=settings.lr if settings else float(self._optimizer.param_groups[0]["lr"]),
+            momentum=settings.momentum if settings else math.nan,
+            form="gradient" if settings else "step",
+            batch_sharpness=along.value,
+            standard_error=error,
+            num_batches=num_batches,
+            mean_curvature=measured.mean_curvature,
+            sharpness=measured.sharpness,
+            sharpness_converged=measured.sharpness_converged,
+            low=verdict.low,
+            high=verdict.high,
+            threshold=verdict.threshold,
+            headroom=verdict.headroom,
+            regime=verdict.regime,
+            share=self.share,
+        )
+
+    def _kept_batch(self, generator: torch.Generator, _: int) -> Batch:
+        """The kept batches in turn, the oldest first."""
+        self._kept.rotate(-1)
+        return self._kept[-1]

@@ -1,0 +1,95 @@
+"""The stability gauge beside the loop: its readings in the records, its warning before a change, and its end if it cannot measure."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from batchwright.core.batches import Batch, to_device
+from batchwright.core.errors import StabilityWarning
+from batchwright.core.records import RecordWriter
+from batchwright.data.access import fetch
+from batchwright.measure.curvature import RecordSink, StabilityMonitor
+from batchwright.tasks.task import Task
+from batchwright.training.settings import TrainSettings
+from batchwright.training.state import LoopState
+
+
+class Watch:
+    """A monitor of a run; nothing at all where the settings ask for none.
+
+    Where a model cannot be measured, because an operation has no second derivative or the memory is too small for one, the run goes
+    on without readings and a note says so.
+
+    Attributes:
+        notes: What a reader of the run should know.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        settings: TrainSettings,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        records: RecordWriter,
+    ) -> None:
+        self.notes: list[str] = []
+        self._task, self._device = task, next(model.parameters()).device
+        self._monitor: StabilityMonitor | None = None
+        self._ended = ""
+        if settings.stability_every is not None:
+            self._monitor = StabilityMonitor(
+                model,
+                task.loss,
+                optimizer,
+                draw_batch=self._draw,
+                every=settings.stability_every,
+                budget=settings.stability_budget,
+                num_train=task.num_train,
+                sinks=[RecordSink(records)],
+                seed=settings.seed,
+            )
+
+    def after_step(self, state: LoopState, seconds: float) -> None:
+        """Count a step of these seconds, and measure if it is time."""
+        if self._monitor is None:
+            return
+        try:
+            self._monitor.after_step(batch_size=state.batch_size, training_s=seconds)
+        except RuntimeError as error:  # also out of memory, and NotImplementedError
+            reason = " ".join(str(error).split())[:200]
+            self._end(f"no stability readings from step {state.step} on: {type(error).__name__}: {reason}")
+
+    def warning_before(self, state: LoopState, *, batch_size: int, lr: float) -> str:
+        """What the gauge says against a change of batch size and learning rate; empty where it says nothing."""
+        if self._monitor is None:
+            return ""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", StabilityWarning)
+            self._monitor.check(batch_size=batch_size, lr=lr)
+        found = next((str(each.message) for each in caught if each.category is StabilityWarning), "")
+        if found:
+            self.notes.append(f"before step {state.step + 1}: {found}")
+        return found
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """For a checkpoint; None without a monitor."""
+        if self._ended:
+            return {"ended": self._ended}
+        return None if self._monitor is None else self._monitor.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Go on from `state_dict`."""
+        if state is not None and "ended" in state:
+            self._end(state["ended"])
+        elif state is not None and self._monitor is not None:
+            self._monitor.load_state_dict(state)
+
+    def _end(self, reason: str) -> None:
+        self._monitor, self._ended = None, reason
+        self.notes.append(reason)
+
+    def _draw(self, generator: torch.Generator, batch_size: int) -> Batch:
+        indices = torch.randperm(self._task.num_train, generator=generator)[:batch_size]
+        return to_device(fetch(self._task.train, indices), self._device)
