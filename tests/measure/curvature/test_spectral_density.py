@@ -8,13 +8,13 @@ from batchwright.core.errors import InputError
 from batchwright.measure.curvature import GgnOperator, operator_spectral_density, spectral_density
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "gpt"])
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_the_moments_are_those_of_the_dense_eigenvalues(name, make_case, dense):
     case = make_case(name)
     values = torch.linalg.eigvalsh(dense(case.model, case.loss, [case.batch])).numpy()
-    found = spectral_density(case.model, case.loss, case.batch, num_starts=24, num_steps=16)
+    found = spectral_density(case.model, case.loss, case.batch, num_starts=16, num_steps=8)
     assert found.dim == len(values)
-    assert found.num_products == 24 * 16
+    assert found.num_products == 16 * 8
     for power in (1, 2, 3):
         moment = found.moment(power, level=0.9999)
         assert moment.low <= (values**power).mean() <= moment.high

@@ -90,7 +90,7 @@ def extreme_eigenpairs(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     basis = _Basis(operator, start, min(max(max_basis, 2 * wanted + 4), operator.dim))
     before = operator.num_products
-    settled: Array | None = None
+    settled, has_closed = np.empty(0), False
     least = _least_part(operator.dim, random_length, level)
     high = math.inf
     with operator.held():
@@ -103,11 +103,11 @@ def extreme_eigenpairs(
             if ritz is None or used >= max_products or basis.is_whole:
                 break
             if basis.is_closed:
-                if wanted == 1 or (settled is not None and np.allclose(settled, ritz.values, rtol=tol)):
+                if wanted == 1 or (len(settled) == wanted and np.allclose(settled, ritz.values, rtol=tol)):
                     break
-                settled = ritz.values if len(ritz.values) == wanted else None
+                settled, has_closed = ritz.values, True
                 basis.add(operator.random_vector(generator))
-            elif settled is None and _found(ritz, wanted, tol) and _near(ritz, high, high_tol):
+            elif not has_closed and _found(ritz, wanted, tol) and _near(ritz, high, high_tol):
                 break
             if basis.is_full:
                 basis.restart(ritz.keep)
@@ -246,10 +246,12 @@ class _Basis:
         The waiting vector is ``p(A) v`` of length 1, with ``p(t) = prod (t - ritz value) / prod (residual norm)``. So no eigenvalue ``t`` has
         ``p(t) > 1 / least``, and above the Ritz values ``p`` only grows.
         """
+        values = np.linalg.eigvalsh(self.matrix)
+        top = float(values[-1])
+        if self.is_whole:
+            return top
         if not self._is_krylov or least == 0.0:
             return math.inf
-        values = np.linalg.eigvalsh(self._matrix[: self._size, : self._size])
-        top = float(values[-1])
         if self.is_closed:
             return top
         aim = self._log_scale - math.log(least)
@@ -295,7 +297,7 @@ class _Basis:
 
     def _wait(self, rest: Tensor, scale: float) -> None:
         norm = float(torch.linalg.vector_norm(rest.double()))
-        rounding = torch.finfo(rest.dtype).eps * 4 * scale
+        rounding = torch.finfo(rest.dtype).eps * 64 * scale
         self._next_norm = norm if norm > rounding and not self.is_whole else 0.0
         if self._next_norm:
             self._log_scale += math.log(norm)
@@ -308,7 +310,7 @@ def _found(ritz: _Ritz, wanted: int, tol: float) -> bool:
 
 
 def _near(ritz: _Ritz, high: float, high_tol: float | None) -> bool:
-    return high_tol is None or high - ritz.values[0] <= max(high_tol * abs(ritz.values[0]), 1e-12 * ritz.scale)
+    return high_tol is None or bool(high - ritz.values[0] <= max(high_tol * abs(ritz.values[0]), 1e-12 * ritz.scale))
 
 
 def _least_part(dim: int, random_length: float, level: float) -> float:

@@ -1,8 +1,8 @@
 """Trace of a Hessian or any curvature matrix, from products with random signs.
 
 Sources: Hutchinson (1990), "A stochastic estimator of the trace of the influence matrix"; Meyer et al. (2021), "Hutch++: optimal stochastic
-trace estimation", algorithm 1. Deviation: the random signs of the sketch and of the remainder are drawn block by block until the wanted
-error or the last product, and the remainder gives a standard error.
+trace estimation", algorithm 1. Deviation: the sketch is of normal vectors of a number fixed by
+the tolerance, and the remainder is sampled until the wanted standard error, which its own scatter gives.
 """
 
 import math
@@ -129,12 +129,12 @@ def operator_trace(
 def _inside(
     operator: CurvatureOperator, max_products: int, tol: float, generator: torch.Generator
 ) -> tuple[float, Tensor]:
-    """Trace inside the span of products with random signs, and an orthonormal basis of it, one vector a row.
+    """Trace inside the span of products with random vectors, and an orthonormal basis of it, one vector a row.
 
     The number of vectors is fixed before anything is seen of the samples outside, so the estimate stays unbiased.
     """
     rank = min(operator.dim, max(1, min(max_products // 3, math.ceil(0.5 / tol))))
-    sketch = torch.stack([operator.matvec(_signs(operator, generator)) for _ in range(rank)])
+    sketch = torch.stack([operator.matvec(operator.random_vector(generator)) for _ in range(rank)])
     # In float64, and without directions that are rounding alone: a product may lie in the span of the others.
     basis, weights = torch.linalg.qr(sketch.T.double())
     kept = weights.diagonal().abs() > 1e-6 * weights.diagonal().abs().max()
