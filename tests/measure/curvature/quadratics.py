@@ -1,5 +1,7 @@
 """Losses with known per-example Hessians: ``0.5 (theta - c_i)^T H_i (theta - c_i)``, gradient ``H_i (theta - c_i)``."""
 
+from functools import cache
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ class Point(nn.Module):
         self.theta = nn.Parameter(torch.randn(DIM, generator=generator))
 
 
+@cache
 def pool() -> tuple[Tensor, Tensor]:
     """Hessians ``(POOL, DIM, DIM)`` and centres ``(POOL, DIM)``."""
     generator = torch.Generator().manual_seed(0)

@@ -53,25 +53,23 @@ QUANTITIES = {
 
 @pytest.mark.parametrize("name", QUANTITIES)
 def test_each_quantity_meets_its_closed_form(name, truth):
-    found = QUANTITIES[name](Point(), loss, draw(2000, 2, 3), relative_error=1e-9, max_batches=2000)
-    assert found.num_batches == 2000
+    found = QUANTITIES[name](Point(), loss, draw(600, 2, 3), relative_error=1e-9)
+    assert found.num_batches == 600
     assert not found.converged
     assert abs(found.value - truth[name]) < 4 * found.standard_error
-    assert found.standard_error < 0.05 * abs(truth[name])
+    assert found.standard_error < 0.12 * abs(truth[name])  # so that no other quantity would pass
 
 
 def test_the_quantities_differ_from_each_other(truth):
     """Else the test above could not tell one from another."""
     values = sorted(truth.values())
-    assert min(b / a for a, b in itertools.pairwise(values)) > 1.1
+    assert min(b / a for a, b in itertools.pairwise(values)) > 1.25
 
 
-@pytest.mark.parametrize(
-    ("name", "num_batches"),
-    [(name, 40) for name in QUANTITIES],
-)
-def test_interval_covers_at_its_nominal_level(name, num_batches, truth):
-    repeats, model = 300, Point()
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUANTITIES)
+def test_interval_covers_at_its_nominal_level(name, truth):
+    repeats, num_batches, model = 300, 40 if name == "batch_sharpness" else 80, Point()
     found = [
         QUANTITIES[name](model, loss, draw(num_batches, 2, 1000 + seed), relative_error=1e-9) for seed in range(repeats)
     ]
@@ -79,6 +77,7 @@ def test_interval_covers_at_its_nominal_level(name, num_batches, truth):
     assert 0.92 <= covered <= 0.98
 
 
+@pytest.mark.slow
 def test_interval_covers_when_the_rule_stops(truth):
     """Looking again and again costs coverage; the looks lie far enough apart that little is lost."""
     repeats, model = 300, Point()

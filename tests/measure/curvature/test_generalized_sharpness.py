@@ -70,10 +70,10 @@ def test_at_the_edge_a_step_leaves_its_own_batch_loss_where_it_was():
     optimizer = torch.optim.SGD(model.parameters(), lr=2 * (grad @ grad) / (grad @ hessian @ grad))
     batch = tuple(leaf.double() for leaf in batch)
     assert generalized_sharpness(model, loss, [batch] * 2, optimizer).value == pytest.approx(2, rel=1e-6)
-    before = float(loss(model, batch).mean())
+    before = float(loss(model, batch).mean().detach())
     loss(model, batch).mean().backward()
     optimizer.step()
-    assert float(loss(model, batch).mean()) == pytest.approx(before, rel=1e-6)
+    assert float(loss(model, batch).mean().detach()) == pytest.approx(before, rel=1e-6)
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")

@@ -16,9 +16,10 @@ from batchwright.core.batches import Batch
 from batchwright.core.checks import check_choice, check_number
 from batchwright.core.objectives import Loss
 from batchwright.core.preserve import preserved
-from batchwright.core.statistics import Interval, mean_interval
+from batchwright.core.statistics import Interval
 from batchwright.core.vectors import trainable
 from batchwright.measure.curvature.batch_curvature import batch_curvature
+from batchwright.measure.curvature.skewed_mean import skewed_mean_interval
 from batchwright.measure.curvature.stopping import StoppingRule
 
 METHODS = ("exact",)
@@ -31,7 +32,7 @@ class BatchSharpness:
     Attributes:
         value: The mean of the ratios; NaN if there was no batch with a gradient, or a ratio was not a number.
         standard_error: Of the mean, from the ratios' own scatter; infinite for one batch, which has none.
-        low: Lower end of the Student interval.
+        low: Lower end of the interval, which is corrected for the skewness of the ratios.
         high: Upper end.
         num_batches: Batches that took part.
         num_examples: Examples in them; batch sharpness belongs to a batch size, here ``num_examples / num_batches``.
@@ -121,7 +122,7 @@ def batch_sharpness(
             if converged or len(ratios) + num_zero >= max_batches:
                 break
     value, standard_error = _mean_and_error(ratios)
-    ends = mean_interval(ratios, level) if ratios and math.isfinite(value) else None
+    ends = skewed_mean_interval(ratios, level) if ratios and math.isfinite(value) else None
     return BatchSharpness(
         value=value,
         standard_error=standard_error,

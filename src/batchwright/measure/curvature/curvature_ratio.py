@@ -122,8 +122,8 @@ def _interval(
         found = ratio_interval(
             float(numerator), float(denominator), jackknife_covariance(left_out), dof=len(data) - 1, level=level
         )
-        return found.low, found.high
+        return float(found.low), float(found.high)
     if not math.isfinite(value):
         return -math.inf, math.inf
     half = student_quantile(level, len(rows) - 1) * error
-    return value - half, value + half
+    return float(value - half), float(value + half)

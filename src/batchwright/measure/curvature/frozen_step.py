@@ -36,7 +36,7 @@ class FrozenStep:
                 "add them or set requires_grad=False"
             )
         self._copies = {
-            id(parameter): nn.Parameter(parameter.detach().double())
+            id(parameter): nn.Parameter(parameter.detach().to(torch.float64, copy=True))
             for group in optimizer.param_groups
             for parameter in group["params"]
         }
@@ -72,5 +72,6 @@ class FrozenStep:
 def _widened(value: Any) -> Any:
     """A copy, with parameters' moments in float64; counters keep their type."""
     if isinstance(value, Tensor):
-        return value.detach().double() if value.is_floating_point() and value.ndim > 0 else value.detach().clone()
+        is_moment = value.is_floating_point() and value.ndim > 0
+        return value.detach().to(torch.float64 if is_moment else value.dtype, copy=True)
     return deepcopy(value)
