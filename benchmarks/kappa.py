@@ -103,10 +103,10 @@ def sweep_row(name: str, folder: Path) -> KappaMeasurement | None:
         old = [row for row in kappa_table().measurements if (row.task, row.method) == (task.name, "sweep")]
         if not old:
             return None
-        # The sweep of an earlier day: its critical size with the error that kappa has, beside the noise of today.
-        critical, noise = old[0].kappa.scaled(old[0].noise_scale), noise_of(task)
         if old[0].window[1] == steps:
             return old[0]
+        # The sweep of an earlier day: its critical size with the error that kappa has, beside the noise of today.
+        critical, noise = old[0].kappa.scaled(old[0].noise_scale), noise_of(task)
     kappa = product(critical, inverse(noise))
     print(f"{name}: critical {critical.value:.0f} ({critical.low:.0f} to {critical.high:.0f}), noise {noise.value:.0f}")
     return KappaMeasurement(
