@@ -3,8 +3,8 @@
     python -m benchmarks.noise_overhead [--rounds N] [--rows 0 1 2 3 4]
 
 Process CPU time on one thread. "Parts already there": both steps accumulate the same micro-batches. "Batch split in two": the plain
-step takes the batch whole. The first row, the plain step against itself, shows what the rest is worth. "Its own calls": the time
-inside the calls of the noise scale over the plain step, which scatters less and misses what they do to the caches. Set MALLOC_MMAP_MAX_=0
+step takes the batch whole. The first row, the plain step against itself, shows what the rest is worth. "Its own calls": the
+time inside the calls of the noise scale over the plain step; what they do to the caches is not in it. Set MALLOC_MMAP_MAX_=0
 MALLOC_TRIM_THRESHOLD_=100000000000 before Python for steadier times on glibc.
 """
 
