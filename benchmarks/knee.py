@@ -49,7 +49,7 @@ def busy_loops() -> Iterator[None]:
         yield
     finally:
         for process in loops:
-            process.terminate()
+            process.kill()
             process.join()
 
 
