@@ -4,6 +4,7 @@ The studies write it and the report reads it, so it stands where both may import
 points and reference lines, and whoever draws it chooses the ink.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,6 +110,17 @@ class Panel:
     x_log: bool = False
     y_log: bool = False
     x_ticks: tuple[str, ...] = ()
+
+    def names_at_left(self, level: Level) -> bool:
+        """Whether the name of a reference line reads better at its left end: where the curves end farther from it."""
+
+        def room(end: int) -> float:
+            heights = [series.y[end] for series in self.series if series.y and math.isfinite(series.y[end])]
+            if self.y_log:
+                return min((abs(math.log(y / level.y)) for y in heights if y > 0 < level.y), default=math.inf)
+            return min((abs(y - level.y) for y in heights), default=math.inf)
+
+        return room(0) > room(-1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

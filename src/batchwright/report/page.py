@@ -92,7 +92,7 @@ def _headline(collected: Collected) -> str:
     if collected.verifications:
         found = next(iter(collected.verifications.values()))
         return f"Verification of a plan for {found.task}"
-    told = [found for value in collected.studies.values() if (found := parse_study(value)) is not None]
+    told = [study for value in collected.studies.values() if (study := parse_study(value)) is not None]
     return study_headline(told[0]) if len(told) == 1 else plural(len(collected.studies), "study record")
 
 

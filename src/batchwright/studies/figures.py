@@ -91,13 +91,14 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
     for level in panel.levels:
         colour = NEUTRAL if level.colour < 0 else COLOURS[level.colour % len(COLOURS)]
         axis.axhline(level.y, color=colour, linewidth=1, linestyle=DASHES[level.dash % len(DASHES)], zorder=1)
+        left = panel.names_at_left(level)
         axis.annotate(
             level.name,
-            (1.0, level.y),
+            (0.01 if left else 1.0, level.y),
             xycoords=("axes fraction", "data"),
             fontsize=7,
             color=colour,
-            ha="right",
+            ha="left" if left else "right",
             va="bottom",
         )
     for series in panel.series:

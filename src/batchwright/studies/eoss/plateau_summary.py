@@ -118,7 +118,8 @@ def _level_row(each: Plateau) -> Row:
     notes += [each.trend.words] if not each.full or verdict == "not there yet" else []
     if each.num_diverged:
         notes.append(f"{each.num_diverged} of {each.num_diverged + len(each.seeds)} runs diverged and are left out")
-        verdict = "does not hold" if not each.levels else verdict
+        # What diverged did not settle, so the runs that did cannot stand for all.
+        verdict = "does not hold" if not each.levels else "not resolved" if verdict == "holds" else verdict
     size = "full batch" if each.full else f"b={setting.batch_size}"
     printed = PRINTED.get((setting.optimizer, setting.momentum), {}) if each.num_train == 512 else {}
     return Row(
@@ -198,6 +199,9 @@ def _order_rows(found: Sequence[Plateau]) -> list[Row]:
         rises = sum(after > before for before, after in pairwise(means))
         total = len(means) - 1
         measured, verdict = judge([float(rises)], float(total), float(total))
+        unsettled = [each.setting.batch_size for each in same if _level_row(each).verdict == "not there yet"]
+        if verdict == "does not hold" and unsettled:
+            verdict = "not there yet"  # a plateau that is still rising contradicts nothing
         rows.append(
             Row(
                 what=f"{name}: rises from one batch size to the next, of {total}",

@@ -74,4 +74,5 @@ def squared_error(model: nn.Module, batch: Batch) -> Float[Tensor, " B"]:
     """Each example's squared error, summed over the outputs."""
     inputs, targets = batch
     outputs: Tensor = model(inputs)
-    return (outputs - targets).square().sum(1)
+    losses: Tensor = (outputs - targets).square().sum(1)
+    return losses
