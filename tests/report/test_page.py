@@ -205,6 +205,16 @@ def test_damaged_run_is_told_and_the_rest_is_shown(realistic: Path):
     assert "batch-512" in text
 
 
+def test_page_tells_how_far_the_lr_is_from_its_bound_and_what_the_gauge_warned_of(realistic: Path):
+    text = own(write_report(realistic))
+    assert (
+        "The learning rate is 51 % of the largest one" in text or "The learning rate is 51% of the largest one" in text
+    )
+    assert "Largest stable learning rate" in text
+    assert "likely to make the loss spike" in text
+    assert "Distance to the edge of stability" in text
+
+
 def test_plan_alone_makes_a_page(tmp_path: Path, plan_maker: Maker):
     write_json(tmp_path / "plan.json", plan_maker())
     page = read(write_report(tmp_path))
