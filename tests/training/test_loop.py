@@ -22,7 +22,7 @@ from .conftest import make_task
 
 @dataclass(frozen=True, kw_only=True)
 class Sudden:
-    """Five times the batch after thirty steps; without a noise scale the lr follows in proportion."""
+    """Sixty times the batch after thirty steps; without a noise scale the lr follows in proportion."""
 
     needs_noise_scale: bool = False
 
@@ -30,7 +30,7 @@ class Sudden:
         return {}
 
     def update(self, state: dict, measured: Measured) -> tuple[dict, Decision]:
-        size = 160 if measured.step >= 30 else measured.batch_size
+        size = 120 if measured.step >= 30 else measured.batch_size
         return state, Decision(batch_size=size, changed=size != measured.batch_size, reason="sudden")
 
 
@@ -247,16 +247,23 @@ def test_a_resumed_run_goes_on_with_its_readings_exactly(tmp_path, optimizer):
 
 
 def test_the_gauge_is_asked_before_a_change_of_batch_size(tmp_path):
-    task = plain_task(target=None, optimizer=OptimizerSpec(lr=0.4, momentum=0.9))
+    task = plain_task(target=None, optimizer=OptimizerSpec(lr=0.2, momentum=0.9))
     policy = Sudden()
     REGISTRY["sudden"] = Sudden
     try:
-        run = train(task, out=tmp_path / "run", policy=policy, batch_size=32, max_examples=3200, stability_every=20,
-                    stability_budget=None)  # fmt: skip
+        run = train(
+            task,
+            out=tmp_path / "run",
+            policy=policy,
+            batch_size=2,
+            max_examples=420,
+            stability_every=10,
+            stability_budget=None,
+        )
     finally:
         del REGISTRY["sudden"]
     (decision,) = read_records(tmp_path / "run").of_kind("decision")
-    assert decision["batch_size"] == 160
+    assert decision["batch_size"] == 120
     assert "is likely to make the loss spike" in decision["warning"]
     assert any("is likely to make the loss spike" in note for note in run.notes)
 
@@ -269,8 +276,9 @@ def test_a_model_without_a_second_derivative_trains_on_and_says_so(tmp_path):
             return x * x
 
         @staticmethod
-        @torch.autograd.function.once_differentiable
         def backward(ctx, grad):
+            if torch.is_grad_enabled():  # as it is in a backward pass that is to be differentiated
+                raise NotImplementedError("the derivative of square's backward is not implemented")
             return 2 * ctx.saved_tensors[0] * grad
 
     def loss(model: nn.Module, batch: tuple) -> torch.Tensor:
@@ -280,4 +288,4 @@ def test_a_model_without_a_second_derivative_trains_on_and_says_so(tmp_path):
     run = train(task, out=tmp_path / "run", max_examples=800, stability_every=5, stability_budget=None)
     assert run.num_steps == 50
     assert len(run.notes) == 1
-    assert "no stability readings from step 5 on: RuntimeError" in run.notes[0]
+    assert "no stability readings from step 5 on: NotImplementedError: the derivative" in run.notes[0]
