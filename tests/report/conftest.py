@@ -79,6 +79,7 @@ def make_plan(task: str = "digits-cnn", **changes: Any) -> dict[str, Any]:
             "noise_scale": interval(173.0, 131.0, 240.0),
             "critical_batch_size": interval(critical, 104.0, 650.0),
             "micro_batch_size": interval(64, 64, 512),
+            "max_lr": interval(0.41, 0.33, 0.52),
         },
         "reasons": {
             "batch_size": "128 is the power of two nearest to sqrt(260 · 61.8) = 127, the geometric mean of what the noise "
@@ -114,6 +115,15 @@ def make_plan(task: str = "digits-cnn", **changes: Any) -> dict[str, Any]:
                 "num_seeds": 4,
             },
             "curve": curve,
+            "curvature": {
+                "step": 250,
+                "batch_size": 64,
+                "batch_sharpness": interval(3.4, 2.8, 4.0),
+                "mean_curvature": interval(1.2, 0.9, 1.5),
+                "sharpness": 4.7,
+                "sharpness_converged": True,
+                "num_halvings": 0,
+            },
             "warnings": ["The machine was busy while step times were measured: load 1.9 on 2 processors."],
         },
         "environment": ENVIRONMENT,
@@ -166,6 +176,7 @@ def write_run(
     to_target: float | None = 31000.0,
     reason: str = "target",
     adaptive: bool = False,
+    watched: bool = False,
     num_records: int = 60,
     target: dict[str, Any] | None = None,
     message: str = "",
@@ -210,8 +221,32 @@ def write_run(
                     batch_size=2 * size,
                     lr=0.3,
                     reason=f"noise scale 120 (90 to 150) asks for 0.5 of it; the batch grows from {size} to {2 * size}",
+                    warning="lr 0.3 is likely to make the loss spike: too near" if watched and i == 30 else "",
                 )
                 size, decisions = 2 * size, decisions + 1
+            if watched and i % 4 == 2:
+                lr = 0.3 if decisions else 0.2
+                slow = i % 12 == 2
+                records.write(
+                    "stability",
+                    **common,
+                    batch_size=size,
+                    lr=lr,
+                    momentum=0.9,
+                    form="gradient",
+                    batch_sharpness=1.9 * (1 - math.exp(-4 * part)) * math.exp(0.1 * float(rng.normal())) / lr,
+                    standard_error=0.12 / lr,
+                    num_batches=8,
+                    mean_curvature=0.5 if slow else None,
+                    sharpness=1.2 * (1 - math.exp(-5 * part)) / lr if slow else None,
+                    sharpness_converged=i > 20 if slow else None,
+                    low=0.2 / lr,
+                    high=3.8 / lr,
+                    threshold=2.2 / lr,
+                    headroom=0.2,
+                    regime="stable",
+                    share=0.04,
+                )
             if i % 3 == 0:
                 best = 0.97 if to_target else 0.955
                 accuracy = best - (best - 0.1) * (1 - part) ** 3 + 0.004 * float(rng.normal())
@@ -261,6 +296,7 @@ def fill_realistic(folder: Path) -> Path:
             batch_size=32,
             to_target=24000.0 + 500 * seed,
             adaptive=True,
+            watched=seed == 0,
         )
     write_run(folder / "runs" / "killed", label="plan", to_target=None, reason="", seed=9)
     write_json(

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import pytest
 from scipy import stats
 
-from batchwright.core.records import write_json
+from batchwright.core.records import RecordWriter, write_json
 from batchwright.core.serialization import to_plain
 from batchwright.report import Collected, collect
 from batchwright.report.figures import (
@@ -20,6 +20,7 @@ from batchwright.report.figures import (
     pilot_noise_figure,
     prediction_figure,
     run_noise_figure,
+    stability_figure,
     step_time_figure,
     training_figure,
     verification_figure,
@@ -190,6 +191,59 @@ def test_comparison_holds_the_means_and_marks_incomplete_labels(found: Collected
     assert dots.x[names.index("batch-64")] == pytest.approx(np.mean(needs))
     assert "batch-512 *" in names
     assert "3 of 4 runs" in dots.text[names.index("batch-512 *")]
+
+
+def test_stability_levels_follow_the_learning_rate_and_eigenvalues_say_whether_they_converged(
+    tmp_path: Path, run_writer: Writer
+):
+    run_writer(tmp_path / "run", adaptive=True, watched=True)
+    (run,) = collect(tmp_path).runs
+    figure = stability_figure([run])
+    low, high = trace(figure, "level of small batches"), trace(figure, "level of large batches")
+    assert (low.y[0], high.y[0]) == pytest.approx((1.0, 19.0))
+    # The first decision raises lr from 0.2 to 0.3, and the levels fall there and not at the next reading.
+    first = run.decisions[0].num_examples
+    at = list(low.x).index(first)
+    assert low.y[at - 1] == pytest.approx(1.0)
+    assert (low.y[at], high.y[at]) == pytest.approx((0.2 / 0.3, 3.8 / 0.3))
+    assert low.line.shape == "hv"
+    readings = trace(figure, "batch sharpness")
+    assert list(readings.y) == [point.batch_sharpness for point in run.stability]
+    shaded = next(item for item in drawn(figure).plot.data if item.fill == "toself")
+    assert max(shaded.y) == pytest.approx(max(p.batch_sharpness + p.standard_error for p in run.stability))
+    top = trace(figure, "largest eigenvalue")
+    assert list(top.marker.symbol) == [
+        "diamond" if point.converged else "diamond-open" for point in run.stability if math.isfinite(point.sharpness)
+    ]
+    assert "diamond-open" in top.marker.symbol
+    assert drawn(figure).plot.layout.yaxis.type == "log"
+    warned = trace(figure, "warning before a change")
+    assert list(warned.x) == [run.decisions[1].num_examples]
+
+
+def test_stability_of_several_labels_is_one_view_each(tmp_path: Path, run_writer: Writer):
+    for label in ("a", "b"):
+        for seed in range(2):
+            run_writer(tmp_path / f"{label}{seed}", label=label, seed=seed, watched=True)
+    figure = drawn(stability_figure(collect(tmp_path).runs))
+    assert [view.name for view in figure.views] == ["a, seed 0", "b, seed 0"]
+    assert figure.notes == ("One seed of each label is drawn, 2 of 4 watched runs.",)
+    for view in figure.views:
+        assert 0 < sum(view.visible) < len(view.visible)
+
+
+def test_readings_that_are_no_positive_number_are_left_out_of_the_axis(tmp_path: Path):
+    folder = tmp_path / "run"
+    with RecordWriter(folder) as records:
+        records.write("start", task="t", label="l", seed=0, batch_size=8)
+        for step, value in enumerate((-1.0, math.nan, 2.0, math.inf)):
+            records.write(
+                "stability", step=step, num_examples=8 * step, lr=0.1, low=2.0, high=38.0, regime="not a number",
+                batch_sharpness=value, standard_error=math.inf, sharpness=None, sharpness_converged=None,
+            )  # fmt: skip
+    figure = drawn(stability_figure(collect(tmp_path).runs))
+    assert list(trace(figure, "batch sharpness").y) == [2.0]
+    assert figure.notes == ("3 readings are not positive numbers, so a logarithmic axis cannot show them.",)
 
 
 def test_figures_without_records_are_left_out():

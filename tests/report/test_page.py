@@ -115,7 +115,9 @@ def test_anchors_of_the_navigation_are_there_and_ids_differ(realistic: Path, pla
 
 def test_every_figure_has_a_title_and_a_caption(realistic: Path):
     page = read(write_report(realistic))
-    assert sum(tag == "figure" for tag, _ in page.elements) == sum(tag == "figcaption" for tag, _ in page.elements) == 9
+    assert (
+        sum(tag == "figure" for tag, _ in page.elements) == sum(tag == "figcaption" for tag, _ in page.elements) == 10
+    )
 
 
 def hostile_folder(folder: Path, plan_maker: Maker, verification_maker: Maker, run_writer: Writer) -> Path:
@@ -189,7 +191,7 @@ def test_browser_draws_every_figure_without_an_error(realistic: Path, browser: C
     page = write_report(realistic)
     dom = browser(page)
     drawn = re.findall(r'<div class="plot js-plotly-plot"', dom)
-    assert len(drawn) == 9
+    assert len(drawn) == 10
     assert 'class="main-svg"' in dom
     assert "could not be drawn" not in dom.split("<script>")[0]
     assert "CONSOLE" not in dom
@@ -203,6 +205,14 @@ def test_damaged_run_is_told_and_the_rest_is_shown(realistic: Path):
     assert "runs/killed/records.jsonl is left out, it cannot be read" in text
     assert "runs/batch-32-0: a line that a kill left unfinished was passed over" in text
     assert "batch-512" in text
+
+
+def test_page_tells_how_far_the_lr_is_from_its_bound_and_what_the_gauge_warned_of(realistic: Path):
+    text = own(write_report(realistic))
+    assert "The learning rate is 51.3 % of the largest one" in text
+    assert "Largest stable learning rate" in text
+    assert "likely to make the loss spike" in text
+    assert "Distance to the edge of stability" in text
 
 
 def test_plan_alone_makes_a_page(tmp_path: Path, plan_maker: Maker):

@@ -2,12 +2,13 @@
 
 import itertools
 import signal
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
-from batchwright.adapt import NoiseScale
+from batchwright.adapt import REGISTRY, Decision, Measured, NoiseScale
 from batchwright.core.errors import InputError, NonFiniteLossError, OutputError
 from batchwright.core.records import read_records
 from batchwright.data.access import fetch
@@ -17,6 +18,20 @@ from batchwright.training.loop import train
 from batchwright.training.run import Instant, crossing
 
 from .conftest import make_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sudden:
+    """Sixty times the batch after thirty steps; without a noise scale the lr follows in proportion."""
+
+    needs_noise_scale: bool = False
+
+    def init(self, *, batch_size: int) -> dict:
+        return {}
+
+    def update(self, state: dict, measured: Measured) -> tuple[dict, Decision]:
+        size = 120 if measured.step >= 30 else measured.batch_size
+        return state, Decision(batch_size=size, changed=size != measured.batch_size, reason="sudden")
 
 
 def parameters(model: nn.Module) -> torch.Tensor:
@@ -195,3 +210,82 @@ def test_resume_refuses_what_it_cannot_do(task, tmp_path):
     train(task, out=tmp_path / "run", max_examples=160)
     with pytest.raises(InputError, match="needs the task of the run, 'toy', got 'other'"):
         train(make_task(name="other"), out=tmp_path / "run", resume=True)
+
+
+def test_stability_readings_are_recorded_and_change_nothing(tmp_path):
+    task = make_task(target=None)
+    plain = train(task, out=tmp_path / "plain", max_examples=1600)
+    watched = train(task, out=tmp_path / "watched", max_examples=1600, stability_every=20, stability_budget=None)
+    assert torch.equal(parameters(watched.model), parameters(plain.model))
+    lines = read_records(tmp_path / "watched").of_kind("stability")
+    assert [line["step"] for line in lines] == [20, 40, 60, 80, 100]
+    assert lines[0]["low"] == pytest.approx(2 * (1 - 0.9) / 0.05)
+    assert all(line["standard_error"] > 0 for line in lines)
+    losses = [[line["loss"] for line in read_records(tmp_path / name).of_kind("step")] for name in ("plain", "watched")]
+    assert losses[0] == losses[1]
+    assert read_records(tmp_path / "plain").of_kind("stability") == []
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_resumed_run_goes_on_with_its_readings_exactly(tmp_path, optimizer):
+    task = make_task(target=None, optimizer=OptimizerSpec(name=optimizer, lr=0.01))
+    settings = {"max_examples": 1600, "stability_every": 10, "stability_budget": None, "checkpoint_every": 15}
+    train(task, out=tmp_path / "whole", **settings)
+
+    def interrupt(progress) -> None:
+        if progress.step == 47:
+            raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError, match="crash"):
+        train(task, out=tmp_path / "cut", on_progress=interrupt, **settings)
+    train(task, out=tmp_path / "cut", resume=True)
+    whole, cut = (read_records(tmp_path / name).of_kind("stability") for name in ("whole", "cut"))
+    for line in (*whole, *cut):
+        line.pop("share")  # seconds
+    assert len(whole) == 10
+    assert cut == whole
+
+
+def test_the_gauge_is_asked_before_a_change_of_batch_size(tmp_path):
+    task = plain_task(target=None, optimizer=OptimizerSpec(lr=0.2, momentum=0.9))
+    policy = Sudden()
+    REGISTRY["sudden"] = Sudden
+    try:
+        run = train(
+            task,
+            out=tmp_path / "run",
+            policy=policy,
+            batch_size=2,
+            max_examples=420,
+            stability_every=10,
+            stability_budget=None,
+        )
+    finally:
+        del REGISTRY["sudden"]
+    (decision,) = read_records(tmp_path / "run").of_kind("decision")
+    assert decision["batch_size"] == 120
+    assert "is likely to make the loss spike" in decision["warning"]
+    assert any("is likely to make the loss spike" in note for note in run.notes)
+
+
+def test_a_model_without_a_second_derivative_trains_on_and_says_so(tmp_path):
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx, grad):
+            if torch.is_grad_enabled():  # as it is in a backward pass that is to be differentiated
+                raise NotImplementedError("the derivative of square's backward is not implemented")
+            return 2 * ctx.saved_tensors[0] * grad
+
+    def loss(model: nn.Module, batch: tuple) -> torch.Tensor:
+        return Square.apply(model(batch[0]) - 1.0).sum(1)
+
+    task = plain_task(loss=loss, target=None, metrics={})
+    run = train(task, out=tmp_path / "run", max_examples=800, stability_every=5, stability_budget=None)
+    assert run.num_steps == 50
+    assert len(run.notes) == 1
+    assert "no stability readings from step 5 on: NotImplementedError: the derivative" in run.notes[0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from batchwright.core.statistics import Interval
-from batchwright.measure.curvature import LrBound, lr_bound
+from batchwright.measure.curvature.lr_bound import NUM_BATCHES, LrBound, lr_bound
 from batchwright.measure.lr_trial import NUM_STEPS, lr_trial
 from batchwright.measure.memory import Memory
 from batchwright.measure.pilot import Pilot
@@ -15,8 +15,8 @@ from batchwright.measure.throughput import Throughput
 from batchwright.planning.choose import Choice
 from batchwright.tasks.task import Task
 
-# Part of the budget for one trial of the learning rate.
-TRIAL = 0.15
+# Parts of the budget: one trial of the learning rate, and the curvature, of which each batch costs some plain steps.
+TRIAL, BOUND, STEPS_A_BATCH = 0.15, 0.14, 6.0
 # Runs were lost from 1.1 times the bound on and none below half of it (docs/decisions/0005-lr-bound.md): what lies above is tried.
 SURE = 0.5
 
@@ -88,11 +88,12 @@ def choose_lr(
         choice = choose(limit)
         lr, max_lr = rule(choice.batch_size), None
         # A learning rate that is not raised is the user's own, and the pilot has tried it.
-        if lr <= task.optimizer.lr:
+        if lr <= task.optimizer.lr * (1 + 1e-9):
             break
         if not measured:
             say("curvature")
-            bound, measured = lr_bound(task, pilot.snapshot, seed=seed, device=device), True
+            num_batches = max(4, min(NUM_BATCHES, int(BOUND * budget_plain_steps / STEPS_A_BATCH)))
+            bound, measured = lr_bound(task, pilot.snapshot, num_batches=num_batches, seed=seed, device=device), True
             num_examples += bound.num_examples if bound else 0
         max_lr = bound.max_lr(choice.batch_size) if bound else None
         if max_lr is not None and lr > max_lr.high:

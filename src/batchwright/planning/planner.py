@@ -29,7 +29,7 @@ from batchwright.tasks.task import Task
 
 # Parts of the budget: training the pilot, noise at its points, more noise where it is not resolved, step times. What is left is for
 # the memory, the curvature and the trial of the learning rate.
-PILOT, NOISE, EXTRA_NOISE, THROUGHPUT = 0.4, 0.16, 0.1, 0.18
+PILOT, NOISE, EXTRA_NOISE, THROUGHPUT = 0.34, 0.16, 0.1, 0.18
 # A measured batch may cost this much more than one of the default size.
 AFFORDABLE = 1.3
 

@@ -12,7 +12,7 @@ from batchwright.report.figures.style import shorten
 from batchwright.report.other_sections import environment_section, files_section, study_section
 from batchwright.report.plan_records import VerificationRecord
 from batchwright.report.plan_sections import answer_cards, headline, plan_parts, verification_section
-from batchwright.report.run_sections import failures, run_headline, run_section
+from batchwright.report.run_sections import failures, run_headline, run_section, warnings
 from batchwright.report.study_sections import parse_study, record_section, study_headline
 from batchwright.report.template import fill
 from batchwright.report.text import natural_key, plural
@@ -144,7 +144,7 @@ def _beside(path: str) -> str:
 
 def _warnings(collected: Collected) -> Html:
     lines = [line for plan in list(collected.plans.values())[:MAX_PLANS] for line in plan.evidence.warnings]
-    lines += [*collected.warnings, *failures(collected.runs)]
+    lines += [*collected.warnings, *failures(collected.runs), *warnings(collected.runs)]
     for number, limit, word in (
         (len(collected.plans), MAX_PLANS, "plan"),
         (len({run.task for run in collected.runs}), MAX_TASKS, "task"),

@@ -64,6 +64,19 @@ class CalibrationRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CurvatureRecord:
+    """The curvature that a raised learning rate was held against, in units of one over the learning rate."""
+
+    step: int
+    batch_size: float
+    batch_sharpness: Interval
+    mean_curvature: Interval
+    sharpness: float
+    sharpness_converged: bool = True
+    num_halvings: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvidenceRecord:
     """What was measured; the fields of `batchwright.planning.plan.Evidence`."""
 
@@ -79,6 +92,7 @@ class EvidenceRecord:
     calibration: CalibrationRecord | None = None
     curve: tuple[CurveRecord, ...] = ()
     warnings: tuple[str, ...] = ()
+    curvature: CurvatureRecord | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

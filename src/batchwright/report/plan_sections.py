@@ -38,6 +38,9 @@ EXPLANATIONS = {
     "batch_size": "examples averaged in one update",
     "micro_batch_size": "examples in one forward pass",
     "lr": "at this batch size",
+    "max_lr": "largest learning rate that the measured curvature allows at this batch size",
+    "batch_sharpness": "curvature of a batch's own loss along its gradient, at the default batch size; 1 over a learning rate",
+    "mean_curvature": "curvature of the full loss along batch gradients; the rest of batch sharpness is noise",
 }
 
 
@@ -169,6 +172,7 @@ def _sure(plan: PlanRecord) -> list[Html]:
         lines.append(
             f"The critical batch size is taken as κ = {with_span(evidence.kappa)} times the noise scale{source}."
         )
+    lines += _curvature_lines(plan)
     open_ended = sum(math.isinf(point.noise_scale.high) for point in evidence.noise)
     if open_ended:
         lines.append(
@@ -186,6 +190,11 @@ def _sure(plan: PlanRecord) -> list[Html]:
         "overhead_s": evidence.overhead_s,
         "per_example_s": evidence.per_example_s,
     }
+    if evidence.curvature is not None:
+        known |= {
+            "batch_sharpness": evidence.curvature.batch_sharpness,
+            "mean_curvature": evidence.curvature.mean_curvature,
+        }
     rows = [
         [_quantity(key), *_interval_cells(key, interval), EXPLANATIONS.get(key, "")]
         for key, interval in known.items()
@@ -196,6 +205,19 @@ def _sure(plan: PlanRecord) -> list[Html]:
         head = ["", "value", "interval", "level", "what it is"]
         parts.append(table("Intervals of what was measured and decided", head, rows, texts=(4,)))
     return parts
+
+
+def _curvature_lines(plan: PlanRecord) -> list[str]:
+    """How far the learning rate is from its bound, where it was raised."""
+    found, top = plan.evidence.curvature, plan.intervals.get("max_lr")
+    if found is None or top is None:
+        return []
+    part = f"{percent(plan.lr / top.value)} of" if top.value > 0 else "beyond"
+    eigenvalue = "" if found.sharpness_converged else " at least"
+    return [
+        f"The learning rate is {part} the largest one that the curvature at step {count(found.step)} of the pilot allows, "
+        f"{with_span(top)}; the largest eigenvalue there is{eigenvalue} {estimate(found.sharpness)}."
+    ]
 
 
 def _cost(plan: PlanRecord) -> list[Html]:

@@ -103,6 +103,7 @@ def human(name: str) -> str:
     """A field name as words: ``critical_batch_size`` is ``Critical batch size``."""
     words = {
         "lr": "learning rate",
+        "max_lr": "largest stable learning rate",
         "beta2": "β₂",
         "micro_batch_size": "micro-batch size",
         "num_cpus": "processors",

@@ -197,13 +197,12 @@ class StabilityMonitor:
         if "lr" in change:
             # As the optimizer holds it, so before its dampening.
             change["lr"] *= current.lr / float(self._optimizer.param_groups[0]["lr"])
-        known = self._probe.mean_curvature
         predicted = what_if(
             current,
             change,
             batch_sharpness=found,
             sharpness=self._probe.sharpness,
-            mean_curvature=known[1] if known is not None else None,
+            mean_curvature=self._probe.mean_curvature,
             num_examples=self._num_train,
         )
         if predicted.spike:
@@ -248,8 +247,7 @@ class StabilityMonitor:
         settings, along = measured.settings, measured.along
         if isinstance(along, BatchSharpness):
             assert settings is not None  # batch sharpness is measured for SGD alone
-            known = self._probe.mean_curvature
-            verdict = gradient_verdict(settings, along, known[1] if known else None, self._probe.sharpness)
+            verdict = gradient_verdict(settings, along, self._probe.mean_curvature, self._probe.sharpness)
             error, num_batches = along.standard_error, along.num_batches
         else:
             verdict = step_verdict(along)

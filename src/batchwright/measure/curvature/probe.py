@@ -59,7 +59,8 @@ class Probe:
     Attributes:
         account: Seconds of training and of measuring.
         last: The latest batch sharpness of SGD.
-        mean_curvature: Batch size and value of the latest interaction-aware sharpness.
+        mean_part: Batch size, and the latest interaction-aware sharpness over the batch sharpness of the same reading: both move on
+            together in training, their ratio less.
         sharpness: The latest largest eigenvalue.
     """
 
@@ -84,7 +85,7 @@ class Probe:
         student_quantile(0.95, 1)
         self.account = MeasuringAccount(budget=budget)
         self.last: BatchSharpness | None = None
-        self.mean_curvature: tuple[int, float] | None = None
+        self.mean_part: tuple[int, float] | None = None
         self.sharpness: float | None = None
 
     def settings(self, batch_size: int) -> StepSettings | None:
@@ -132,25 +133,31 @@ class Probe:
             ALONG, (step, 0), batch_size, lambda batches: batch_sharpness(model, loss, batches, **options)
         )
         self.last = found
-        if self.mean_curvature is not None and self.mean_curvature[0] != batch_size:
-            self.mean_curvature = None
+        if self.mean_part is not None and self.mean_part[0] != batch_size:
+            self.mean_part = None
         if not slow:
             return Measured(settings=settings, along=found)
         mean = self._timed(
             MEAN, (step, 1), batch_size, lambda batches: interaction_aware_sharpness(model, loss, batches, **options)
         ).value
-        self.mean_curvature = (batch_size, mean) if math.isfinite(mean) else None
+        known = math.isfinite(mean) and found.value > 0
+        self.mean_part = (batch_size, mean / found.value) if known else None
         top, converged = self._largest_eigenvalue(batch_size)
         return Measured(
             settings=settings, along=found, mean_curvature=mean, sharpness=top, sharpness_converged=converged
         )
+
+    @property
+    def mean_curvature(self) -> float | None:
+        """Interaction-aware sharpness to go with the latest batch sharpness; None where their ratio was not measured at its size."""
+        return None if self.last is None or self.mean_part is None else self.mean_part[1] * self.last.value
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values, and the eigenvector as a tensor."""
         return {
             "account": to_plain(self.account),
             "last": to_plain(self.last),
-            "mean_curvature": to_plain(self.mean_curvature),
+            "mean_part": to_plain(self.mean_part),
             "sharpness": to_plain(self.sharpness),
             "vector": None if self._vector is None else self._vector.detach().clone(),
         }
@@ -160,7 +167,7 @@ class Probe:
         account: MeasuringAccount = from_plain(MeasuringAccount, state["account"], "account")
         self.account = replace(account, budget=self.account.budget)
         self.last = from_plain(BatchSharpness | None, state["last"], "last")
-        self.mean_curvature = from_plain(tuple[int, float] | None, state["mean_curvature"], "mean_curvature")
+        self.mean_part = from_plain(tuple[int, float] | None, state["mean_part"], "mean_part")
         self.sharpness = from_plain(float | None, state["sharpness"], "sharpness")
         self._vector = None if state["vector"] is None else state["vector"].detach().clone()
 

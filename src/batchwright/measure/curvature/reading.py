@@ -103,7 +103,7 @@ def gradient_verdict(
         nesterov=settings.nesterov,
         batch_sharpness=value,
         batch_size=settings.batch_size,
-        mean_curvature=mean_curvature,
+        mean_curvature=mean_curvature if math.isfinite(found.value) else None,
         sharpness=sharpness,
     )
     known = math.isfinite(found.value)

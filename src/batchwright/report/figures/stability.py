@@ -195,5 +195,5 @@ def _notes(watched: Sequence[RunRecords], shown: Sequence[RunRecords]) -> tuple[
         notes.append(f"One seed of each label is drawn, {len(shown)} of {len(watched)} watched runs.")
     hidden = sum(not _drawable(point.batch_sharpness) for run in shown for point in run.stability)
     if hidden:
-        notes.append(f"{hidden} readings are not positive, so a logarithmic axis cannot show them.")
+        notes.append(f"{hidden} readings are not positive numbers, so a logarithmic axis cannot show them.")
     return tuple(notes)
