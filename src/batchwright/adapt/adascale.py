@@ -55,7 +55,10 @@ class AdaScale:
         assert measured.trace is not None
         assert measured.grad_sq_norm is not None
         found = gain(
-            measured.trace, measured.grad_sq_norm, base_batch_size=state["base_batch_size"], batch_size=measured.batch_size
+            measured.trace,
+            measured.grad_sq_norm,
+            base_batch_size=state["base_batch_size"],
+            batch_size=measured.batch_size,
         )
         reason = f"gain {found:.4g} at {measured.batch_size / state['base_batch_size']:.4g} times the base batch size"
         return {**state, "gain": found}, keep(measured, reason, lr_factor=found)

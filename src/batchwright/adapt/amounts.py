@@ -41,12 +41,16 @@ def parse_schedule(name: str, text: str) -> tuple[tuple[int, int], ...]:
     """
     entries = text.replace(",", " ").split()
     if not entries:
-        raise InputError(f"{name} must hold at least one start:batch_size, got {text!r}; for instance '0:64 50k:128 1M:256'")
+        raise InputError(
+            f"{name} must hold at least one start:batch_size, got {text!r}; for instance '0:64 50k:128 1M:256'"
+        )
     found = []
     for entry in entries:
         start, colon, size = entry.partition(":")
         if not colon or not start or not size:
-            raise InputError(f"{name} must be made of start:batch_size, got {entry!r}; for instance '0:64 50k:128 1M:256'")
+            raise InputError(
+                f"{name} must be made of start:batch_size, got {entry!r}; for instance '0:64 50k:128 1M:256'"
+            )
         found.append((parse_count(f"{name} start", start), parse_count(f"{name} batch size", size)))
     for i, (start, size) in enumerate(found):
         if size < 1:

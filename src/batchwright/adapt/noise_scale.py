@@ -37,5 +37,8 @@ class NoiseScale(Limits):
         assert noise is not None
         reason = f"noise scale {noise.value:.3g} ({noise.low:.3g} to {noise.high:.3g}) asks for {self.fraction:g} of it"
         return memory, Wish(
-            value=self.fraction * noise.value, low=self.fraction * noise.low, high=self.fraction * noise.high, reason=reason
+            value=self.fraction * noise.value,
+            low=self.fraction * noise.low,
+            high=self.fraction * noise.high,
+            reason=reason,
         )

@@ -44,7 +44,9 @@ def parse_policy(text: str, options: Iterable[str] = ()) -> Controller:
     if colon:
         main = MAIN_OPTION.get(name)
         if main is None:
-            raise InputError(f"--policy {name} must stand without a value, got {text!r}; give --policy-option name=value")
+            raise InputError(
+                f"--policy {name} must stand without a value, got {text!r}; give --policy-option name=value"
+            )
         pairs.insert(0, (main, value))
     return make_policy(name, pairs)
 
@@ -120,7 +122,9 @@ def _kinds(kind: type) -> dict[str, tuple[type, ...]]:
 def _read(name: str, kind: type, option: str, value: str) -> Any:
     kinds = _kinds(kind)
     if option not in kinds:
-        raise InputError(f"an option of --policy {name} must be one of {', '.join(sorted(kinds)) or 'none'}, got {option!r}")
+        raise InputError(
+            f"an option of --policy {name} must be one of {', '.join(sorted(kinds)) or 'none'}, got {option!r}"
+        )
     choices = kinds[option]
     if type(None) in choices and value.lower() == "none":
         return None

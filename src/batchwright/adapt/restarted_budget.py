@@ -56,7 +56,9 @@ class RestartedBudget:
         """
         found = [parse_count("budgets", word) for word in self.budgets.replace(",", " ").split()]
         if not found or found[0] < 1 or any(later <= earlier for earlier, later in zip(found, found[1:], strict=False)):
-            raise InputError(f"budgets must be increasing totals of tokens, got {self.budgets!r}; for instance '1.3B 10.8B'")
+            raise InputError(
+                f"budgets must be increasing totals of tokens, got {self.budgets!r}; for instance '1.3B 10.8B'"
+            )
         return found
 
     @property

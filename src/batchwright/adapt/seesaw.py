@@ -84,7 +84,9 @@ class Seesaw:
         """Batch size and lr factor at this instant."""
         now, first = clock(measured, self.unit), state["first"]
         if now is None:
-            return state, Decision(batch_size=measured.batch_size, changed=False, reason=f"not measured yet: {self.unit}")
+            return state, Decision(
+                batch_size=measured.batch_size, changed=False, reason=f"not measured yet: {self.unit}"
+            )
         decayed = self.decayed(now)
         size = self.max_batch_size
         if decayed > first / self.max_batch_size:

@@ -67,4 +67,6 @@ class SimiGrad(Limits):
         wanted = math.inf
         if cosine > 0:
             wanted = measured.batch_size * max(1 / cosine - 1, 0.0) / (1 / self.target - 1)
-        return memory, sure(wanted, f"cosine {cosine:.3g} of two halves, with a target of {self.target:g}, asks for {wanted:.4g}")
+        return memory, sure(
+            wanted, f"cosine {cosine:.3g} of two halves, with a target of {self.target:g}, asks for {wanted:.4g}"
+        )

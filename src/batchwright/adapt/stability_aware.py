@@ -121,7 +121,9 @@ class StabilityAware:
         if not is_known(measured, frozenset({"batch_sharpness", "stability_low", "stability_high"})):
             held = "waits until the stability is measured"
             return max(wanted, now), min(lr_ratio, 1.0), f"a change that could be unstable {held}"
-        limit = max(self.limit, load(measured))  # beyond the limit already, what does not raise the load still may be done
+        limit = max(
+            self.limit, load(measured)
+        )  # beyond the limit already, what does not raise the load still may be done
         after = load(measured, batch_ratio=wanted / now, lr_ratio=lr_ratio)
         if after <= limit:
             return wanted, lr_ratio, ""
@@ -129,9 +131,13 @@ class StabilityAware:
         size = max(wanted, now)
         room = self.limit / load(measured, batch_ratio=size / now)
         allowed = min(lr_ratio, max(room, 1.0))
-        return size, allowed, (
-            f"that would lead to {after:.3g} of the stability threshold, over the limit of {self.limit:g}: "
-            f"batch size {size}, lr times {allowed:.4g}"
+        return (
+            size,
+            allowed,
+            (
+                f"that would lead to {after:.3g} of the stability threshold, over the limit of {self.limit:g}: "
+                f"batch size {size}, lr times {allowed:.4g}"
+            ),
         )
 
 

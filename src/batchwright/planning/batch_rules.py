@@ -264,5 +264,7 @@ def find_rule(setting: str, optimizer: str, name: str | None = None) -> Rule | N
         raise InputError(f"rule of {setting} must be one of {', '.join(rule.name for rule in rules)}, got {name!r}")
     if optimizer not in found.optimizers:
         reason = found.refusals.get(optimizer, f"{optimizer} has no {setting}")
-        raise InputError(f"rule {name} of {setting} must go with {' or '.join(found.optimizers)}, got {optimizer}; {reason}")
+        raise InputError(
+            f"rule {name} of {setting} must go with {' or '.join(found.optimizers)}, got {optimizer}; {reason}"
+        )
     return found

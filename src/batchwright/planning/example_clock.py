@@ -87,7 +87,9 @@ class ExampleClock:
             raise InputError(
                 f"ratio must hold one number for each of {len(self._factors)} parameter groups, got {len(ratios)}"
             )
-        self.set_lr_factors([old * check_number("ratio", new, above=0.0) for old, new in zip(self._factors, ratios, strict=True)])
+        self.set_lr_factors(
+            [old * check_number("ratio", new, above=0.0) for old, new in zip(self._factors, ratios, strict=True)]
+        )
 
     def set_lr_factors(self, factors: float | Sequence[float]) -> None:
         """Set the factors themselves, as a controller's ``lr_factor`` does."""

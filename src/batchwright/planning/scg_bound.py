@@ -36,7 +36,13 @@ class ScgConstants:
 
 
 def unrolled_bound(
-    constants: ScgConstants, *, tokens: ArrayLike, batch_tokens: ArrayLike, c: ArrayLike, eta: ArrayLike, alpha: ArrayLike
+    constants: ScgConstants,
+    *,
+    tokens: ArrayLike,
+    batch_tokens: ArrayLike,
+    c: ArrayLike,
+    eta: ArrayLike,
+    alpha: ArrayLike,
 ) -> NDArray[np.float64]:
     """Bound on ``E f(x_K) - f*`` after all tokens; the arguments broadcast, and it is ``inf`` where it does not hold.
 
@@ -48,7 +54,9 @@ def unrolled_bound(
         eta: Radius of the ball.
         alpha: Weight of the new gradient, above 0 and at most 1.
     """
-    budget, step_tokens, c, eta, alpha = (np.asarray(value, dtype=np.float64) for value in (tokens, batch_tokens, c, eta, alpha))
+    budget, step_tokens, c, eta, alpha = (
+        np.asarray(value, dtype=np.float64) for value in (tokens, batch_tokens, c, eta, alpha)
+    )
     num_steps = budget / step_tokens
     beta = c / num_steps
     noise = constants.rho * constants.sigma / np.sqrt(step_tokens)

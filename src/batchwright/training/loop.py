@@ -37,6 +37,8 @@ from batchwright.training.state import LoopState
 # Records of steps and evaluations thin out as the run goes on: the next comes after this part of what is done so far.
 STEP_SPACING = 0.02
 EVALUATION_SPACING = 0.05
+# What a controller may need that is made of the noise of micro-batches.
+NOISE = frozenset({"noise_scale", "trace", "grad_sq_norm"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,6 +143,7 @@ class _Loop:
     ) -> None:
         self.task, self.settings, self.device, self.folder, self.records = task, settings, device, folder, records
         self.controller = settings.controller()
+        self.needs_noise = bool(self.controller.needs & NOISE)
         seed_everything(settings.seed)
         self.model = task.make_model(settings.seed, device)
         self.parameters = trainable(self.model)
@@ -174,6 +177,7 @@ class _Loop:
                 environment=environment(self.device),
             )
             self._evaluate()
+            self._control(measured_noise=False)  # a schedule chooses the size of the first step too
             self._checkpoint()
             return
         checkpoint, damaged = found
@@ -195,7 +199,7 @@ class _Loop:
     def step(self) -> None:
         state, start = self.state, time.perf_counter()
         batch = to_device(fetch(self.task.train, self.sampler.take(state.batch_size)), self.device)
-        measures_noise = self.controller.needs_noise_scale and (state.step + 1) % self.settings.noise_every == 0
+        measures_noise = self.needs_noise and (state.step + 1) % self.settings.noise_every == 0
         micro_batch_size = min(self.settings.micro_batch_size, state.batch_size)
         norms = None
         if measures_noise and state.batch_size > 1:
@@ -258,7 +262,7 @@ class _Loop:
 
     def _control(self, *, measured_noise: bool) -> None:
         state = self.state
-        interval = state.noise.interval() if self.controller.needs_noise_scale else None
+        interval = state.noise.interval() if self.needs_noise else None
         if measured_noise and interval is not None and state.step >= state.next_noise_record:
             state.next_noise_record = state.step + max(1, int(STEP_SPACING * state.step))
             self.records.write(
@@ -270,21 +274,33 @@ class _Loop:
                 grad_sq_norm=state.noise.grad_sq_norm,
             )
         measured = Measured(
-            step=state.step, num_examples=state.num_examples, batch_size=state.batch_size, noise_scale=interval
+            step=state.step,
+            num_examples=state.num_examples,
+            batch_size=state.batch_size,
+            num_train=self.task.num_train,
+            lr=self.optimizer.param_groups[0]["lr"],
+            loss=self._last_loss() if "loss" in self.controller.needs else None,
+            noise_scale=interval,
+            trace=state.noise.trace if interval is not None else None,
+            grad_sq_norm=state.noise.grad_sq_norm if interval is not None else None,
         )
         state.controller, decision = self.controller.update(state.controller, measured)
         batch_size = min(decision.batch_size, self.task.num_train)
-        if batch_size == state.batch_size:
-            return
-        lr = scale_lr(
-            self.settings.optimizer.name,
-            self.settings.optimizer.lr,
-            base_batch_size=self.settings.batch_size,
-            batch_size=batch_size,
-            critical_batch_size=interval.value if interval is not None else math.inf,
-        )
+        lr = measured.lr
+        if decision.lr_factor is not None:
+            lr = self.settings.optimizer.lr * decision.lr_factor
+        elif batch_size != state.batch_size:
+            lr = scale_lr(
+                self.settings.optimizer.name,
+                self.settings.optimizer.lr,
+                base_batch_size=self.settings.batch_size,
+                batch_size=batch_size,
+                critical_batch_size=interval.value if interval is not None else math.inf,
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        if batch_size == state.batch_size:
+            return
         self.records.write(
             "decision",
             step=state.step,
@@ -295,6 +311,12 @@ class _Loop:
             reason=decision.reason,
         )
         state.batch_size = batch_size
+
+    def _last_loss(self) -> float | None:
+        self._read_losses()
+        if self.state.losses:
+            self.state.last_loss = self.state.losses[-1]
+        return self.state.last_loss
 
     def _evaluate(self) -> None:
         state = self.state
