@@ -42,7 +42,7 @@ def test_battery_state_is_json_and_updates_are_pure(name):
 
 def test_fixed_never_moves():
     assert Fixed().update({}, measured(5, 48, 1e5, 1e6, 1e7))[1].batch_size == 48
-    assert not Fixed().needs_noise_scale
+    assert not Fixed().needs
 
 
 def follow(controller: NoiseScale, noise: Interval, batch_size: int = 32, steps: int = 400) -> list[int]:

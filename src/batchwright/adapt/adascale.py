@@ -14,12 +14,14 @@ from batchwright.core.checks import check_int
 class AdaScale:
     """Keep the batch size, and give the learning rate the gain ``r = (trace/B0 + ||G||^2) / (trace/B + ||G||^2)``.
 
-    The gain lies between 1, where no noise is left to average away, and ``S = B / B0``, where noise rules. ``trace`` and ``||G||^2`` should be
+    The gain lies between 1, where no noise is left to average away, and ``S = B / B0``, where noise rules. ``trace``
+    and ``||G||^2`` should be
     running averages. The sum of gains is the number of steps at ``B0`` that the run is worth: the paper's scale-invariant
     iterations, by which its lr schedule should be read; it is in the state as ``progress``.
 
     Attributes:
-        base_batch_size: Batch size ``B0`` for which the run's learning rate was tuned, in examples; the first batch size where left out.
+        base_batch_size: Batch size ``B0`` for which the run's learning rate was tuned, in examples; the first batch
+        size where left out.
     """
 
     base_batch_size: int | None = None
@@ -38,7 +40,8 @@ class AdaScale:
         if optimizer == "sgd":
             return None
         return (
-            f"policy adascale must go with SGD, got {optimizer}; its gain is derived for a step of lr times the gradient, and an update that "
+            f"policy adascale must go with SGD, got {optimizer}; its gain is derived for a step of lr times the "
+            f"gradient, and an update that "
             "is normalised by its own noise does not shrink with it: take the square-root rule"
         )
 

@@ -52,9 +52,9 @@ def parse_schedule(name: str, text: str) -> tuple[tuple[int, int], ...]:
                 f"{name} must be made of start:batch_size, got {entry!r}; for instance '0:64 50k:128 1M:256'"
             )
         found.append((parse_count(f"{name} start", start), parse_count(f"{name} batch size", size)))
-    for i, (start, size) in enumerate(found):
-        if size < 1:
+    for i, (begin, number) in enumerate(found):
+        if number < 1:
             raise InputError(f"{name} must hold batch sizes of at least 1, got {entries[i]!r}")
-        if i and start <= found[i - 1][0]:
+        if i and begin <= found[i - 1][0]:
             raise InputError(f"{name} must have increasing starts, got {entries[i]!r} after {entries[i - 1]!r}")
     return tuple(found)

@@ -1,4 +1,4 @@
-"""A controller from text, as a command line gives it: ``noise-scale``, ``schedule:0:64 50k:128``, with ``name=value`` options beside it."""
+"""A controller from text, as a command line gives it: ``schedule:0:64 50k:128``, with ``name=value`` options beside it."""
 
 import dataclasses
 import types

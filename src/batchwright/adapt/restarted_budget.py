@@ -1,10 +1,11 @@
-"""The restarted token-budget schedule: when more tokens become available, take at once the batch, sequence length and lr of the new total.
+"""The restarted token-budget schedule: when more tokens become available, take the batch, sequence length and lr of the new total.
 
 Source: Islamov et al. (2026), arXiv:2603.21191, the guidelines for a growing budget ("restarted Scion") and the BST rule; the rule
 itself is `batchwright.planning.token_budget`.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from batchwright.adapt.amounts import parse_count
@@ -55,7 +56,7 @@ class RestartedBudget:
             InputError: If there is none, or they do not increase.
         """
         found = [parse_count("budgets", word) for word in self.budgets.replace(",", " ").split()]
-        if not found or found[0] < 1 or any(later <= earlier for earlier, later in zip(found, found[1:], strict=False)):
+        if not found or found[0] < 1 or any(later <= earlier for earlier, later in pairwise(found)):
             raise InputError(
                 f"budgets must be increasing totals of tokens, got {self.budgets!r}; for instance '1.3B 10.8B'"
             )
@@ -71,7 +72,8 @@ class RestartedBudget:
         if optimizer in ("scion", "muon"):
             return None
         return (
-            f"policy restarted-budget must go with scion (or muon), got {optimizer}; its rule comes from the convergence bound of stochastic "
+            f"policy restarted-budget must go with scion (or muon), got {optimizer}; its rule comes from the "
+            f"convergence bound of stochastic "
             "conditional gradient: take schedule with unit=tokens, and the optimizer's own rule for the lr"
         )
 

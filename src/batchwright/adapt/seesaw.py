@@ -1,4 +1,4 @@
-"""Seesaw: an lr decay compiled into growth of the batch: where the lr would fall by ``a``, it falls by ``sqrt(a)`` and the batch grows by ``1/a``.
+"""Seesaw: an lr decay compiled into a growing batch: for a fall by ``a``, the lr falls by ``sqrt(a)`` and the batch grows by ``1/a``.
 
 Source: Meterez et al. (2025), Seesaw, arXiv:2510.14717, algorithm 1.
 """
@@ -21,7 +21,8 @@ class Seesaw:
 
     A curve is first cut into falls by ``cut``, as in the paper: ``f = cut^k`` from where the curve passes ``cut^k``. Then the batch is
     ``B0 / f``, rounded, at most ``max_batch_size``, and the lr factor ``f sqrt(B / B0)``. So ``lr^2 / B``, on which the noise of
-    normalised updates depends, is at each instant what it would have been under ``f``; once the bound holds, the learning rate falls alone.
+    normalised updates depends, is at each instant what it would have been under ``f``; once the bound holds, the
+    learning rate falls alone.
 
     Attributes:
         decay: ``cosine``, ``linear``, or falls as ``start:f``, such as ``"30k:0.1 60k:0.01"``, with ``f`` over the lr of the start.
@@ -64,7 +65,8 @@ class Seesaw:
         if optimizer != "sgd":
             return None
         return (
-            "policy seesaw must go with an optimizer that normalises its updates (adam, adamw, muon, scion), got sgd; there lr / B and not "
+            "policy seesaw must go with an optimizer that normalises its updates (adam, adamw, muon, scion), got sgd; "
+            "there lr / B and not "
             "lr^2 / B sets the noise, so take geometric with keep_lr=true in place of lr decay"
         )
 

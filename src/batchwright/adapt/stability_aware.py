@@ -1,7 +1,9 @@
 """Keep another controller on the stable side of the edge of stochastic stability.
 
-Source: the mean-square stability boundary of heavy ball with random curvature, ``eta (lambda / (2 (1 + beta)) + noise / (2 (1 - beta))) < 1``,
-whose two limits are the plateaus of batch sharpness that Andreyev et al. (2026), arXiv:2604.14108, report: the curvature of the full loss is
+Source: the mean-square stability boundary of heavy ball with random curvature, ``eta (lambda / (2 (1 + beta)) +
+noise / (2 (1 - beta))) < 1``,
+whose two limits are the plateaus of batch sharpness that Andreyev et al. (2026), arXiv:2604.14108, report: the
+curvature of the full loss is
 measured against the upper threshold, what batch sharpness has on top of it against the lower one.
 
 Deviation: batch sharpness is a diagnostic there, not a proved criterion for momentum. With Nesterov momentum the two thresholds are
@@ -9,7 +11,7 @@ their own, and adding the two parts as for heavy ball is an approximation.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from batchwright.adapt.controller import Controller, Decision, Measured, is_known
@@ -24,7 +26,8 @@ LR_RULES: Mapping[str, float] = {"keep": 0.0, "square-root": 0.5, "linear": 1.0}
 class StabilityAware:
     """Let through what makes training more stable; of what makes it less stable, only as much as stays under the threshold.
 
-    The load is ``lambda_max / high + (sharpness - lambda_max) / low``, 1 at the edge; ``sharpness`` is the measured batch sharpness plus
+    The load is ``lambda_max / high + (sharpness - lambda_max) / low``, 1 at the edge; ``sharpness`` is the measured
+    batch sharpness plus
     two standard errors. A change of the learning rate multiplies the whole of it, a change of the batch size divides the second
     part. Where ``lambda_max`` is not known, all of the sharpness counts against the lower threshold, which overstates the load.
     A change that could raise the load waits until the sharpness is measured.
@@ -47,16 +50,17 @@ class StabilityAware:
     def __post_init__(self) -> None:
         check_number("limit", self.limit, above=0.0)
         check_choice("lr_rule", self.lr_rule, LR_RULES)
-        if not isinstance(self.inner, str):
+        inner: Any = self.inner
+        if not isinstance(inner, str):
             # Kept by name and options, so that a run's settings can be written down and read again.
             names = {kind: name for name, kind in PLAIN.items()}
-            if type(self.inner) not in names or not is_dataclass(self.inner) or self.options:
+            if type(inner) not in names or self.options:
                 raise InputError(
                     f"inner must be one of {', '.join(sorted(PLAIN))} by name, with its options beside it, or such a controller alone, "
-                    f"got {type(self.inner).__name__}"
+                    f"got {type(inner).__name__}"
                 )
-            object.__setattr__(self, "options", asdict(self.inner))
-            object.__setattr__(self, "inner", names[type(self.inner)])
+            object.__setattr__(self, "options", asdict(inner))
+            object.__setattr__(self, "inner", names[type(inner)])
         self.controller()
 
     def controller(self) -> Controller:
@@ -83,7 +87,8 @@ class StabilityAware:
         """The thresholds are those of SGD; beyond that what the wrapped controller refuses."""
         if optimizer != "sgd":
             return (
-                f"policy stability-aware must go with SGD, got {optimizer}; the thresholds of batch sharpness are those of steps along the "
+                f"policy stability-aware must go with SGD, got {optimizer}; the thresholds of batch sharpness are "
+                f"those of steps along the "
                 "gradient: take the wrapped policy alone"
             )
         inner = getattr(self.controller(), "refusal", None)

@@ -31,7 +31,8 @@ def batch_change(
         settings: At ``base_batch_size``; what is None stays None.
         base_batch_size: In examples.
         batch_size: In examples.
-        rule: Of the lr: ``gain``, ``linear``, ``square-root``, ``token-budget`` or ``keep``. The optimizer's own where left out; for SGD that
+        rule: Of the lr: ``gain``, ``linear``, ``square-root``, ``token-budget`` or ``keep``. The optimizer's own
+        where left out; for SGD that
             is ``gain`` with a noise scale, else ``linear``.
         momentum_rule: ``keep``, ``half-life`` or ``token-budget``; the optimizer's own where left out.
         beta2_rule: ``half-life`` or ``keep``.
@@ -74,8 +75,10 @@ def batch_change(
     decay_rule = rules["weight_decay"]
     if "weight_decay" in found and decay_rule is not None and decay_rule.name == "time-scale" and found["lr"] > 0:
         found["weight_decay"] *= change.ratio * settings.lr / found["lr"]
-    after = replace(settings, **{name: value for name, value in found.items() if name != "warmup_steps"})
-    return replace(after, warmup_steps=int(found["warmup_steps"])) if "warmup_steps" in found else after
+    warmup_steps = found.pop("warmup_steps", None)
+    if warmup_steps is not None:
+        settings = replace(settings, warmup_steps=int(warmup_steps))
+    return replace(settings, **found)  # type: ignore[arg-type]
 
 
 def apply_to(

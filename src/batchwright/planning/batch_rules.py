@@ -99,10 +99,13 @@ def _root(before: OptimizerSettings, change: Change) -> float:
 
 def _momentum_of_budget(before: OptimizerSettings, change: Change) -> float:
     assert before.momentum is not None
-    return 1 - min(1.0, (1 - before.momentum) * change.ratio * change.tokens_ratio ** (-2 / 3))
+    return float(1 - min(1.0, (1 - before.momentum) * change.ratio * change.tokens_ratio ** (-2 / 3)))
 
 
-_NOT_LINEAR = "an update that is normalised by the gradient's own size grows with the root of the batch while noise rules, so a linear lr overshoots"
+_NOT_LINEAR = (
+    "an update that is normalised by the gradient's own size grows with the root of the batch while noise "
+    "rules, so a linear lr overshoots"
+)
 _NOT_GAIN = "the gain is derived for steps of lr times the gradient, and this optimizer's update is normalised"
 _NOT_BUDGET = "its bound is for the constrained step (1 - lr) x + lr * radius * d of stochastic conditional gradient"
 
@@ -172,7 +175,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         setting="momentum",
         name="half-life",
-        formula="momentum^k; SGD's lr then also times (1 - momentum^k) / (1 - momentum), so that lr / (1 - momentum) follows the lr rule",
+        formula="momentum^k; SGD's lr then also times (1 - momentum^k) / (1 - momentum), so that lr / (1 - momentum) "
+        "follows the lr rule",
         source="Malladi et al. (2022), arXiv:2205.10287, to first order (1 - beta1 times k); lr: steady step of heavy ball",
         optimizers=OPTIMIZERS,
         apply=_half_life("momentum"),

@@ -19,7 +19,8 @@ class ExampleClock:
     ``floor(n / examples_per_step)`` plain steps, whatever batch sizes led there, bit by bit; at a constant batch size of
     ``examples_per_step`` it is torch's own. Tokens do as well as examples.
 
-    A change of the batch size scales the learning rate by `scale_lr` (or by `planning.apply_to` with this clock): the factor is kept apart
+    A change of the batch size scales the learning rate by `scale_lr` (or by `planning.apply_to` with this clock):
+    the factor is kept apart
     from the schedule, so the schedule never sees it. What else a scheduler writes, such as the momentum of ``OneCycleLR``,
     remains the scheduler's.
 
@@ -120,7 +121,8 @@ class ExampleClock:
         """
         if state["examples_per_step"] != self.examples_per_step or len(state["factors"]) != len(self._factors):
             raise InputError(
-                f"state must be that of a clock of {self.examples_per_step} examples a step with {len(self._factors)} parameter groups, "
+                f"state must be that of a clock of {self.examples_per_step} examples a step with {len(self._factors)} "
+                f"parameter groups, "
                 f"got {state['examples_per_step']} and {len(state['factors'])}; make the clock as it was"
             )
         self.scheduler.load_state_dict(copy.deepcopy(state["scheduler"]))

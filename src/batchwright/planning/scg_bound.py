@@ -83,8 +83,8 @@ def bst_error(constants: ScgConstants, *, tokens: float, batch_tokens: float) ->
     """
     k = constants
     starved = k.smoothness * batch_tokens / (k.mu**2 * tokens)
-    flat = (k.smoothness * (k.rho * k.sigma) ** 2 / (k.mu**4 * tokens)) ** (1 / 3)
-    noisy = k.rho * k.sigma / (k.mu * (tokens**2 * batch_tokens) ** (1 / 6))
+    flat = float((k.smoothness * (k.rho * k.sigma) ** 2 / (k.mu**4 * tokens)) ** (1 / 3))
+    noisy = float(k.rho * k.sigma / (k.mu * (tokens**2 * batch_tokens) ** (1 / 6)))
     return max(starved, flat, noisy)
 
 

@@ -1,6 +1,7 @@
 """Batch size, sequence length and step size for another token budget or model, from those tuned at a smaller one.
 
-Source: Islamov et al. (2026), arXiv:2603.21191: the BST rule, ``BS ∝ (T mu rho / L)^(2/3)`` with the step size ``∝ 1/K = BS / T``, and the
+Source: Islamov et al. (2026), arXiv:2603.21191: the BST rule, ``BS ∝ (T mu rho / L)^(2/3)`` with the step size ``∝
+1/K = BS / T``, and the
 square-root rule of its appendix. The momentum and the radii stay. The bound behind it is `scg_bound` beside this.
 """
 
@@ -60,7 +61,8 @@ def token_budget(
 ) -> TokenBudget:
     """Carry tuned settings to another budget: from ``T`` to ``r T``, ``B S`` times ``r^(2/3)`` and the step size times ``r^(-1/3)``.
 
-    The step size follows the sizes that are taken, rounding and bound included: ``lr * (B1 S1 / (B0 S0)) * (T0 / T1)``, so that it stays the
+    The step size follows the sizes that are taken, rounding and bound included: ``lr * (B1 S1 / (B0 S0)) * (T0 /
+    T1)``, so that it stays the
     same multiple of one over the number of steps.
 
     Args:
@@ -122,10 +124,10 @@ def token_budget(
 
 def _self_consistent(ratio: float, batch_size: int, rho_exponent: float, rho_shift: float) -> float:
     """Growth ``x`` with ``x = (ratio * rho(x B) / rho(B))^(2/3)``; the exponent is below one, so the iteration contracts."""
-    growth = ratio ** (2 / 3)
+    growth = float(ratio ** (2 / 3))
     if rho_exponent == 0:
         return growth
     for _ in range(200):
         above = max(growth * batch_size - rho_shift, 1.0)
-        growth = (ratio * (above / (batch_size - rho_shift)) ** rho_exponent) ** (2 / 3)
+        growth = float((ratio * (above / (batch_size - rho_shift)) ** rho_exponent) ** (2 / 3))
     return growth
