@@ -32,6 +32,7 @@ class Measured:
         diversity: Gradient diversity ``sum ||g_i||^2 / ||sum g_i||^2`` over the last epoch; only in the first update after it ends.
         batch_sharpness: ``E[g'Hg / g'g]`` at the present batch size.
         batch_sharpness_error: Its standard error.
+        mean_curvature: ``E[g'H'g] / E[g'g]`` with the Hessian ``H'`` of the whole loss: the part of the sharpness that is not noise.
         lambda_max: Largest eigenvalue of the Hessian of the whole loss.
         stability_low: Threshold of batch sharpness where gradient noise rules, at the present lr and momentum.
         stability_high: Threshold where the full gradient rules.
@@ -54,6 +55,7 @@ class Measured:
     diversity: float | None = None
     batch_sharpness: float | None = None
     batch_sharpness_error: float | None = None
+    mean_curvature: float | None = None
     lambda_max: float | None = None
     stability_low: float | None = None
     stability_high: float | None = None

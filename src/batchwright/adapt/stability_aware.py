@@ -26,11 +26,11 @@ LR_RULES: Mapping[str, float] = {"keep": 0.0, "square-root": 0.5, "linear": 1.0}
 class StabilityAware:
     """Let through what makes training more stable; of what makes it less stable, only as much as stays under the threshold.
 
-    The load is ``lambda_max / high + (sharpness - lambda_max) / low``, 1 at the edge; ``sharpness`` is the measured
-    batch sharpness plus
-    two standard errors. A change of the learning rate multiplies the whole of it, a change of the batch size divides the second
-    part. Where ``lambda_max`` is not known, all of the sharpness counts against the lower threshold, which overstates the load.
-    A change that could raise the load waits until the sharpness is measured.
+    The load is ``mean / high + (sharpness - mean) / low``, 1 at the edge: the batch's sharpness plus two standard errors, its mean
+    curvature against the upper threshold and the rest, noise, against the lower one. A change of the learning rate multiplies the
+    whole of it, a change of the batch size divides the noise. Where the mean curvature is not measured, it is taken to be whatever between
+    zero and ``lambda_max`` makes the load largest. ``lambda_max / high`` is never left out of sight. A change that could raise the
+    load waits until the sharpness is measured.
 
     Where the wrapped controller leaves the learning rate to the optimizer's rule, ``lr_rule`` states it here, so that its effect is
     known before the change; decisions then always carry an ``lr_factor``.
@@ -80,7 +80,14 @@ class StabilityAware:
     @property
     def needs(self) -> frozenset[str]:
         """What the wrapped controller needs, and the gauge."""
-        gauge = {"batch_sharpness", "batch_sharpness_error", "lambda_max", "stability_low", "stability_high"}
+        gauge = {
+            "batch_sharpness",
+            "batch_sharpness_error",
+            "mean_curvature",
+            "lambda_max",
+            "stability_low",
+            "stability_high",
+        }
         return self.controller().needs | gauge
 
     def refusal(self, optimizer: str, *, momentum: float = 0.0) -> str | None:
@@ -151,15 +158,21 @@ def load(measured: Measured, *, batch_ratio: float = 1.0, lr_ratio: float = 1.0)
 
     Example:
         >>> reading = dict(step=1, num_examples=32, batch_size=32, stability_low=20.0, stability_high=40.0)
-        >>> load(Measured(batch_sharpness=14.0, lambda_max=4.0, **reading))
+        >>> round(load(Measured(batch_sharpness=14.0, mean_curvature=4.0, **reading)), 2)
         0.6
-        >>> load(Measured(batch_sharpness=14.0, lambda_max=4.0, **reading), batch_ratio=0.5)
+        >>> round(load(Measured(batch_sharpness=14.0, mean_curvature=4.0, **reading), batch_ratio=0.5), 2)
         1.1
     """
     assert measured.batch_sharpness is not None
     assert measured.stability_low is not None
     assert measured.stability_high is not None
     sharpness = measured.batch_sharpness + 2 * (measured.batch_sharpness_error or 0.0)
-    full = min(max(measured.lambda_max or 0.0, 0.0), sharpness)
-    noise = max(sharpness - full, 0.0)
-    return lr_ratio * (full / measured.stability_high + noise / (measured.stability_low * batch_ratio))
+    largest = sharpness if measured.lambda_max is None else max(measured.lambda_max, 0.0)
+    # The load is linear in the mean curvature, so its largest value lies at an end of what that may be.
+    ends = (0.0, largest) if measured.mean_curvature is None else (measured.mean_curvature,)
+    low, high = measured.stability_low * batch_ratio, measured.stability_high
+    means = [min(max(end, 0.0), sharpness) for end in ends]
+    loads = [mean / high + (sharpness - mean) / low for mean in means]
+    if measured.lambda_max is not None:
+        loads.append(measured.lambda_max / high)
+    return lr_ratio * max(loads)
