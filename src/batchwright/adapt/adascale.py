@@ -1,6 +1,6 @@
 """AdaScale: at a batch size larger than the one its lr was tuned for, scale the lr by the gain in progress of a step.
 
-Source: Johnson, Agrawal, Gu & Guestrin (2020), arXiv:2007.05105, eq. (4) and algorithm 1.
+Source: Johnson, Agrawal, Gu & Guestrin (2020), arXiv:2007.05105, the gain ratio and algorithm 1.
 """
 
 from dataclasses import dataclass

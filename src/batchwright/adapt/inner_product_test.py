@@ -1,6 +1,6 @@
 """The augmented inner-product test: the batch's gradient must go downhill with high probability, and not too far aside.
 
-Source: Bollapragada, Byrd & Nocedal (2018), arXiv:1710.11258, eqs. (2.6) and (3.3), and algorithm 1.
+Source: Bollapragada, Byrd & Nocedal (2018), arXiv:1710.11258, eqs. (2.6) and (3.3).
 """
 
 import math

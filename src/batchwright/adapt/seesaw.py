@@ -1,6 +1,6 @@
 """Seesaw: an lr decay compiled into a growing batch: for a fall by ``a``, the lr falls by ``sqrt(a)`` and the batch grows by ``1/a``.
 
-Source: Meterez et al. (2025), Seesaw, arXiv:2510.14717, algorithm 1.
+Source: Meterez et al. (2025), Seesaw, arXiv:2510.14717, the rule of its abstract.
 """
 
 import math
