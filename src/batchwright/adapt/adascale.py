@@ -14,10 +14,9 @@ from batchwright.core.checks import check_int
 class AdaScale:
     """Keep the batch size, and give the learning rate the gain ``r = (trace/B0 + ||G||^2) / (trace/B + ||G||^2)``.
 
-    The gain lies between 1, where no noise is left to average away, and ``S = B / B0``, where noise rules. ``trace``
-    and ``||G||^2`` should be
-    running averages. The sum of gains is the number of steps at ``B0`` that the run is worth: the paper's scale-invariant
-    iterations, by which its lr schedule should be read; it is in the state as ``progress``.
+    The gain lies between 1, where no noise is left to average away, and ``S = B / B0``, where noise rules. ``trace`` and
+    ``||G||^2`` should be running averages. The sum of gains is the number of steps at ``B0`` that the run is worth: the paper's
+    scale-invariant iterations, by which its lr schedule should be read; it is in the state as ``progress``.
 
     Attributes:
         base_batch_size: Batch size ``B0`` for which the run's learning rate was tuned, in examples; the first batch

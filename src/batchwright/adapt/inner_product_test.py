@@ -17,9 +17,9 @@ from batchwright.core.checks import check_number
 class InnerProductTest(Limits):
     """Wanted size: the larger of ``Var(<g_i, g>) / (theta^2 ||g||^4)`` and, unless left out, the orthogonality test's.
 
-    The orthogonality test asks for ``(trace - Var(<g_i, g>) / ||g||^2) / (nu^2 ||g||^2)``: the scatter across the
-    gradient's own direction.
-    Both take the batch's own gradient ``g``, noise included. Weaker than the norm test, so it asks for smaller batches.
+    The orthogonality test asks for ``(trace - Var(<g_i, g>) / ||g||^2) / (nu^2 ||g||^2)``: the scatter across the gradient's own
+    direction. Both take the batch's own gradient ``g``, noise included. Weaker than the norm test, so it asks for smaller
+    batches.
 
     Attributes:
         theta: Tolerance along the gradient, above 0; 0.9 in the paper's runs.

@@ -18,11 +18,10 @@ from batchwright.core.checks import check_number
 class NormTest(Limits):
     """Wanted size ``trace / (theta^2 ||g||^2)``: the smallest at which ``trace / B <= theta^2 ||g||^2``.
 
-    ``||g||^2`` is the squared norm of the batch's own gradient, noise included, as in the paper: ``||G||^2 + trace / B``. So the size
-    settles at ``(1 - theta^2) trace / (theta^2 ||G||^2)``, and a tolerance of 1 or more never asks for more. With
-    ``unbiased=True`` the noise is taken out of the norm (Deviation), and the size settles at ``trace / (theta^2
-    ||G||^2)``: the noise scale
-    over ``theta^2``.
+    ``||g||^2`` is the squared norm of the batch's own gradient, noise included, as in the paper: ``||G||^2 + trace / B``. So the
+    size settles at ``(1 - theta^2) trace / (theta^2 ||G||^2)``, and a tolerance of 1 or more never asks for more. With
+    ``unbiased=True`` the noise is taken out of the norm (Deviation), and the size settles at ``trace / (theta^2 ||G||^2)``: the
+    noise scale over ``theta^2``.
 
     Attributes:
         theta: Tolerated relative error of the gradient, above 0.

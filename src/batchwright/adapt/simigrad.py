@@ -16,11 +16,10 @@ from batchwright.core.checks import check_number
 class SimiGrad(Limits):
     """Wanted size: the one at which the cosine would be the target.
 
-    With ``h`` examples a half and noise scale ``S`` the cosine is about ``c = 1 / (1 + S / h)``, so from batch size
-    ``B`` the target ``t`` is
-    met at ``B (1/c - 1) / (1/t - 1)``. Deviation: the paper moves by steps of its own choice towards the target; this moves by that
-    relation, at most by ``max_change``. The cosine of one step is noisy, so it is averaged, and the average starts anew
-    when the batch size changes.
+    With ``h`` examples a half and noise scale ``S`` the cosine is about ``c = 1 / (1 + S / h)``, so from batch size ``B`` the
+    target ``t`` is met at ``B (1/c - 1) / (1/t - 1)``. Deviation: the paper moves by steps of its own choice towards the target;
+    this moves by that relation, at most by ``max_change``. The cosine of one step is noisy, so it is averaged, and the average
+    starts anew when the batch size changes.
 
     Attributes:
         target: Between 0 and 1; 1/3 means a batch of the noise scale.

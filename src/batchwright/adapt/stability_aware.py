@@ -1,10 +1,8 @@
 """Keep another controller on the stable side of the edge of stochastic stability.
 
-Source: the mean-square stability boundary of heavy ball with random curvature, ``eta (lambda / (2 (1 + beta)) +
-noise / (2 (1 - beta))) < 1``,
-whose two limits are the plateaus of batch sharpness that Andreyev et al. (2026), arXiv:2604.14108, report: the
-curvature of the full loss is
-measured against the upper threshold, what batch sharpness has on top of it against the lower one.
+Source: the mean-square stability boundary of heavy ball with random curvature, ``eta (lambda / (2 (1 + beta)) + noise / (2 (1 -
+beta))) < 1``, whose two limits are the plateaus of batch sharpness that Andreyev et al. (2026), arXiv:2604.14108, report: the
+curvature of the full loss is measured against the upper threshold, what batch sharpness has on top of it against the lower one.
 
 Deviation: batch sharpness is a diagnostic there, not a proved criterion for momentum. With Nesterov momentum the two thresholds are
 their own, and adding the two parts as for heavy ball is an approximation.
@@ -26,11 +24,11 @@ LR_RULES: Mapping[str, float] = {"keep": 0.0, "square-root": 0.5, "linear": 1.0}
 class StabilityAware:
     """Let through what makes training more stable; of what makes it less stable, only as much as stays under the threshold.
 
-    The load is ``mean / high + (sharpness - mean) / low``, 1 at the edge: the batch's sharpness plus two standard errors, its mean
-    curvature against the upper threshold and the rest, noise, against the lower one. A change of the learning rate multiplies the
-    whole of it, a change of the batch size divides the noise. Where the mean curvature is not measured, it is taken to be whatever between
-    zero and ``lambda_max`` makes the load largest. ``lambda_max / high`` is never left out of sight. A change that could raise the
-    load waits until the sharpness is measured.
+    The load is ``mean / high + (sharpness - mean) / low``, 1 at the edge: the batch's sharpness plus two standard errors, its
+    mean curvature against the upper threshold and the rest, noise, against the lower one. A change of the learning rate
+    multiplies the whole of it, a change of the batch size divides the noise. Where the mean curvature is not measured, it is
+    taken to be whatever between zero and ``lambda_max`` makes the load largest. ``lambda_max / high`` is never left out of sight.
+    A change that could raise the load waits until the sharpness is measured.
 
     Where the wrapped controller leaves the learning rate to the optimizer's rule, ``lr_rule`` states it here, so that its effect is
     known before the change; decisions then always carry an ``lr_factor``.

@@ -19,10 +19,9 @@ class ExampleClock:
     ``floor(n / examples_per_step)`` plain steps, whatever batch sizes led there, bit by bit; at a constant batch size of
     ``examples_per_step`` it is torch's own. Tokens do as well as examples.
 
-    A change of the batch size scales the learning rate by `scale_lr` (or by `planning.apply_to` with this clock):
-    the factor is kept apart
-    from the schedule, so the schedule never sees it. What else a scheduler writes, such as the momentum of ``OneCycleLR``,
-    remains the scheduler's.
+    A change of the batch size scales the learning rate by `scale_lr` (or by `planning.apply_to` with this clock): the factor is
+    kept apart from the schedule, so the schedule never sees it. What else a scheduler writes, such as the momentum of
+    ``OneCycleLR``, remains the scheduler's.
 
     Args:
         scheduler: On an optimizer; do not step it otherwise. Not ``ReduceLROnPlateau``, which follows a metric and not a clock.

@@ -1,8 +1,7 @@
 """Batch size, sequence length and step size for another token budget or model, from those tuned at a smaller one.
 
-Source: Islamov et al. (2026), arXiv:2603.21191: the BST rule, ``BS ∝ (T mu rho / L)^(2/3)`` with the step size ``∝
-1/K = BS / T``, and the
-square-root rule of its appendix. The momentum and the radii stay. The bound behind it is `scg_bound` beside this.
+Source: Islamov et al. (2026), arXiv:2603.21191: the BST rule, ``BS ∝ (T mu rho / L)^(2/3)`` with the step size ``∝ 1/K = BS /
+T``, and the square-root rule of its appendix. The momentum and the radii stay. The bound behind it is `scg_bound` beside this.
 """
 
 import math
@@ -61,9 +60,8 @@ def token_budget(
 ) -> TokenBudget:
     """Carry tuned settings to another budget: from ``T`` to ``r T``, ``B S`` times ``r^(2/3)`` and the step size times ``r^(-1/3)``.
 
-    The step size follows the sizes that are taken, rounding and bound included: ``lr * (B1 S1 / (B0 S0)) * (T0 /
-    T1)``, so that it stays the
-    same multiple of one over the number of steps.
+    The step size follows the sizes that are taken, rounding and bound included: ``lr * (B1 S1 / (B0 S0)) * (T0 / T1)``, so that
+    it stays the same multiple of one over the number of steps.
 
     Args:
         base: Settings tuned for their own budget, on a smaller model too.
