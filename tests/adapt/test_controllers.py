@@ -1,13 +1,26 @@
 """Every controller of the registry keeps its promises; the noise-scale one follows, holds still and stays in bounds."""
 
+import copy
 import itertools
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
-from batchwright.adapt import REGISTRY, Fixed, Measured, NoiseScale
+from batchwright.adapt import (
+    MEASUREMENTS,
+    REGISTRY,
+    Controller,
+    Decision,
+    Fixed,
+    Limits,
+    Measured,
+    NoiseScale,
+    parse_policy,
+)
+from batchwright.adapt.options import EXAMPLES
 from batchwright.core.errors import InputError
 from batchwright.core.statistics import Interval
 
@@ -21,28 +34,139 @@ def measured(step: int, batch_size: int, low: float, value: float, high: float) 
     )
 
 
-@pytest.mark.parametrize("name", sorted(REGISTRY))
-def test_battery_state_is_json_and_updates_are_pure(name):
-    controller, rng = REGISTRY[name](), np.random.default_rng(0)
-    state, batch_size = controller.init(batch_size=32), 32
-    for step in range(1, 200):
-        noise = float(rng.lognormal(6, 1))
-        now = measured(step, batch_size, noise / 2, noise, math.inf if step % 7 == 0 else noise * 2)
-        before = json.dumps(state)
-        first, second = controller.update(state, now), controller.update(json.loads(before), now)
-        assert json.dumps(state) == before
-        assert first == second
-        state, decision = first
+def stream(seed: int, length: int) -> list[dict]:
+    """Everything that can be measured, at random; now and then a field is missing, infinite or negative."""
+    rng, found = np.random.default_rng(seed), []
+    for step in range(1, length):
+        noise, sharpness = float(rng.lognormal(6, 1)), float(rng.lognormal(2, 0.5))
+        fields = {
+            "step": step,
+            "epoch": step // 20,
+            "num_train": 1000,
+            "lr": float(rng.uniform(0.01, 0.2)),
+            "loss": float(rng.uniform(0, 3)),
+            "noise_scale": Interval(value=noise, low=noise / 2, high=math.inf if step % 7 == 0 else noise * 2),
+            "trace": float(rng.lognormal(3, 1)),
+            "grad_sq_norm": float(rng.normal(0.05, 0.05)),
+            "inner_product_variance": float(rng.lognormal(-1, 1)),
+            "cosine": float(rng.uniform(-0.1, 1)),
+            "diversity": float(rng.lognormal(-1, 1)) if step % 20 == 0 else None,
+            "batch_sharpness": sharpness,
+            "batch_sharpness_error": 0.1,
+            "mean_curvature": sharpness / 3,
+            "lambda_max": sharpness / 2,
+            "stability_low": 10.0,
+            "stability_high": 30.0,
+        }
+        absent = [name for name in fields if name != "step" and rng.random() < 0.1]
+        found.append({**fields, **dict.fromkeys(absent)})
+    return found
+
+
+def drive(
+    controller: Controller, fields: list[dict], batch_size: int = 32, *, through_json: bool = False
+) -> list[Decision]:
+    """Feed a stream to a controller, its batch size and sequence length carried along."""
+    state, decisions, used, length = controller.init(batch_size=batch_size), [], 0, 128
+    for now in fields:
+        used += batch_size
+        shown = Measured(
+            batch_size=batch_size, num_examples=used, num_tokens=used * length, sequence_length=length, **now
+        )
+        if through_json:
+            state = json.loads(json.dumps(state, allow_nan=False))
+        before = copy.deepcopy(state)
+        again = controller.update(state, shown)
+        assert state == before, "update must not change the state it was given"
+        state, decision = controller.update(state, shown)
+        assert (state, decision) == again
         assert isinstance(decision.batch_size, int)
         assert decision.batch_size >= 1
-        assert decision.changed == (decision.batch_size != batch_size)
+        assert decision.changed == (decision.batch_size != batch_size or decision.sequence_length not in (None, length))
+        assert decision.lr_factor is None or 0 <= decision.lr_factor < math.inf
         assert decision.reason
-        batch_size = decision.batch_size
+        assert "\n" not in decision.reason
+        limit = getattr(controller, "max_batch_size", None)
+        assert limit is None or decision.batch_size <= limit
+        assert decision.batch_size >= getattr(controller, "min_batch_size", 1)
+        decisions.append(decision)
+        batch_size, length = decision.batch_size, decision.sequence_length or length
+    return decisions
+
+
+ALL = {name: EXAMPLES[name] for name in sorted(REGISTRY)}
+
+
+@pytest.mark.parametrize("text", [*ALL.values(), "geometric:1k", "restarted-budget:100k 10M", "seesaw:1k:0.5 4k:0.1"])
+def test_battery_updates_are_pure_bounded_and_survive_json_at_every_step(text):
+    controller = parse_policy(text)
+    assert isinstance(controller, Controller)
+    assert controller.needs <= MEASUREMENTS
+    for seed in range(2):
+        fields = stream(seed, 110)
+        assert drive(controller, fields) == drive(controller, fields, through_json=True)
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_battery_options_go_through_json(name):
+    controller = parse_policy(EXAMPLES[name])
+    options = json.loads(json.dumps(asdict(controller), allow_nan=False))
+    assert REGISTRY[name](**options) == controller
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_battery_nothing_measured_means_nothing_changes_beyond_its_clock(name):
+    controller = parse_policy(EXAMPLES[name])
+    if not controller.needs:
+        return
+    bare = [{"step": step} for step in range(1, 50)]
+    state = controller.init(batch_size=32)
+    for now in bare:
+        state, decision = controller.update(state, Measured(num_examples=0, batch_size=32, **now))
+        assert not decision.changed
+        assert decision.lr_factor in (None, 1.0)
+
+
+def limited() -> list[str]:
+    return [name for name in sorted(REGISTRY) if issubclass(REGISTRY[name], Limits)]
+
+
+@pytest.mark.parametrize("name", limited())
+@pytest.mark.parametrize("rounding", ["power-of-two", "exact"])
+def test_battery_bounds_hold_from_outside_too(name, rounding):
+    controller = REGISTRY[name](min_batch_size=24, max_batch_size=100, cooldown=0, rounding=rounding)
+    for start in (1, 24, 100, 5000):
+        sizes = [decision.batch_size for decision in drive(controller, stream(4, 120), start)]
+        assert set(sizes) <= set(range(24, 101))
+
+
+@pytest.mark.parametrize("rounding", ["power-of-two", "exact"])
+@pytest.mark.parametrize("hysteresis", [1.1, 1.25, 2.0])
+def test_hysteresis_never_flaps_on_a_wish_that_wanders_by_less_than_its_factor(rounding, hysteresis):
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        centre = float(rng.uniform(8, 3000))
+        wishes = centre * hysteresis ** rng.uniform(0, 0.999, size=40)
+        controller = NoiseScale(fraction=1.0, cooldown=0, hysteresis=hysteresis, rounding=rounding)
+        fields = [
+            {"step": i + 1, "noise_scale": Interval(value=w, low=w, high=w)} for i, w in enumerate(map(float, wishes))
+        ]
+        start = int(rng.integers(1, 4000))
+        sizes = [start, *(decision.batch_size for decision in drive(controller, fields, start))]
+        moves = [b - a for a, b in itertools.pairwise(sizes) if a != b]
+        assert all(move > 0 for move in moves) or all(move < 0 for move in moves), (centre, sizes)
+
+
+def test_without_hysteresis_the_same_wishes_do_flap():
+    fields = [{"step": i + 1, "noise_scale": Interval(value=w, low=w, high=w)} for i, w in enumerate([85.0, 95.0] * 20)]
+    sizes = [d.batch_size for d in drive(NoiseScale(fraction=1.0, cooldown=0, hysteresis=1.0), fields, 64)]
+    assert {64, 128} == set(sizes)
+    assert sizes.count(64) > 5
 
 
 def test_fixed_never_moves():
     assert Fixed().update({}, measured(5, 48, 1e5, 1e6, 1e7))[1].batch_size == 48
-    assert not Fixed().needs_noise_scale
+    assert not Fixed().needs
 
 
 def follow(controller: NoiseScale, noise: Interval, batch_size: int = 32, steps: int = 400) -> list[int]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from batchwright.adapt.controller import Decision, Measured
+from batchwright.adapt.controller import Decision, Measured, keep
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -11,9 +11,9 @@ class Fixed:
     """Keep the batch size that the run was started with."""
 
     @property
-    def needs_noise_scale(self) -> bool:
+    def needs(self) -> frozenset[str]:
         """It looks at nothing."""
-        return False
+        return frozenset()
 
     def init(self, *, batch_size: int) -> dict[str, Any]:
         """Remembers nothing."""
@@ -21,4 +21,4 @@ class Fixed:
 
     def update(self, state: dict[str, Any], measured: Measured) -> tuple[dict[str, Any], Decision]:
         """The same batch size again."""
-        return state, Decision(batch_size=measured.batch_size, changed=False, reason="fixed batch size")
+        return state, keep(measured, "fixed batch size")

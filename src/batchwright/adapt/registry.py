@@ -1,8 +1,8 @@
-"""The controllers by their names on the command line; a new one is enrolled here and nowhere else."""
+"""The controllers by their names on the command line; a new one is enrolled in `plain`, or here where it wraps another."""
 
 from collections.abc import Mapping
 
-from batchwright.adapt.fixed import Fixed
-from batchwright.adapt.noise_scale import NoiseScale
+from batchwright.adapt.plain import PLAIN
+from batchwright.adapt.stability_aware import StabilityAware
 
-REGISTRY: Mapping[str, type] = {"fixed": Fixed, "noise-scale": NoiseScale}
+REGISTRY: Mapping[str, type] = {**PLAIN, "stability-aware": StabilityAware}

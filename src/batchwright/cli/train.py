@@ -20,7 +20,16 @@ def train(
         ),
     ] = None,
     policy: Annotated[
-        str | None, typer.Option("--policy", help="Batch-size controller: fixed or noise-scale.", show_default="fixed")
+        str | None,
+        typer.Option(
+            "--policy",
+            help="Batch-size controller, such as noise-scale, norm-test or 'schedule:0:64 50k:128' (docs/controllers.md).",
+            show_default="fixed",
+        ),
+    ] = None,
+    policy_option: Annotated[
+        list[str] | None,
+        typer.Option("--policy-option", help="An option of the controller, name=value; may be repeated."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, show_default=False)] = None,
     micro_batch_size: Annotated[int | None, typer.Option("--micro-batch-size", min=1, show_default=False)] = None,
@@ -46,8 +55,7 @@ def train(
 
     Example: batchwright train digits-cnn --policy noise-scale --out runs/adaptive
     """
-    from batchwright.adapt import REGISTRY
-    from batchwright.core.checks import check_choice
+    from batchwright.adapt import parse_policy
     from batchwright.core.errors import InputError
     from batchwright.planning.plan import Plan
     from batchwright.tasks.loading import check_task, load_task
@@ -59,9 +67,10 @@ def train(
         raise InputError("--out must name a folder for the run's records, got none; for instance --out runs/a")
     controller: Any = None
     if policy is not None:
-        check_choice("--policy", policy, REGISTRY)
-        options = {"max_batch_size": max_batch_size} if max_batch_size and policy != "fixed" else {}
-        controller = REGISTRY[policy](**options)
+        limit = [f"max_batch_size={max_batch_size}"] if max_batch_size and policy != "fixed" else []
+        controller = parse_policy(policy, [*limit, *(policy_option or [])])
+    elif policy_option:
+        raise InputError(f"--policy-option must go with --policy, got {policy_option[0]!r} alone; name the policy")
     loaded = load_task(task, data_root=data_root)
     check_task(loaded)
     chosen = Plan.load(plan) if plan is not None else None

@@ -14,6 +14,9 @@ from batchwright.training.settings import TrainSettings
 from batchwright.training.state import LoopState
 from batchwright.training.watch import Watch
 
+# What a controller may need that is made of the noise of micro-batches.
+NOISE = frozenset({"noise_scale", "trace", "grad_sq_norm"})
+
 
 class Control:
     """Asks the controller after each step, and puts its decision into the run's state, optimizer and records."""
@@ -27,36 +30,47 @@ class Control:
         watch: Watch,
     ) -> None:
         self.controller = settings.controller()
+        self.needs_noise = bool(self.controller.needs & NOISE)
+        self.needs_loss = "loss" in self.controller.needs
         self._task, self._settings, self._optimizer = task, settings, optimizer
         self._records, self._watch = records, watch
 
-    @property
-    def needs_noise_scale(self) -> bool:
-        """Whether the loop must gather gradient noise."""
-        return self.controller.needs_noise_scale
-
     def after_step(self, state: LoopState, *, measured_noise: bool) -> None:
-        """Record the noise scale where it was measured, and change the batch size where the controller decides so."""
-        interval = state.noise.interval() if self.needs_noise_scale else None
+        """Record the noise scale where it was measured, and change batch size and lr where the controller decides so."""
+        interval = state.noise.interval() if self.needs_noise else None
         if measured_noise and interval is not None and state.step >= state.next_noise_record:
             self._record_noise(state, interval)
         measured = Measured(
-            step=state.step, num_examples=state.num_examples, batch_size=state.batch_size, noise_scale=interval
+            step=state.step,
+            num_examples=state.num_examples,
+            batch_size=state.batch_size,
+            num_train=self._task.num_train,
+            lr=self._optimizer.param_groups[0]["lr"],
+            loss=state.last_loss if self.needs_loss else None,
+            noise_scale=interval,
+            trace=state.noise.trace if interval is not None else None,
+            grad_sq_norm=state.noise.grad_sq_norm if interval is not None else None,
         )
         state.controller, decision = self.controller.update(state.controller, measured)
         batch_size = min(decision.batch_size, self._task.num_train)
-        if batch_size == state.batch_size:
-            return
-        lr = scale_lr(
-            self._settings.optimizer.name,
-            self._settings.optimizer.lr,
-            base_batch_size=self._settings.batch_size,
-            batch_size=batch_size,
-            critical_batch_size=interval.value if interval is not None else math.inf,
-        )
-        warning = self._watch.warning_before(state, batch_size=batch_size, lr=lr)
+        lr = self._optimizer.param_groups[0]["lr"]
+        if decision.lr_factor is not None:
+            lr = self._settings.optimizer.lr * decision.lr_factor
+        elif batch_size != state.batch_size:
+            lr = scale_lr(
+                self._settings.optimizer.name,
+                self._settings.optimizer.lr,
+                base_batch_size=self._settings.batch_size,
+                batch_size=batch_size,
+                critical_batch_size=interval.value if interval is not None else math.inf,
+            )
+        warning = None
+        if batch_size != state.batch_size:
+            warning = self._watch.warning_before(state, batch_size=batch_size, lr=lr)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
+        if batch_size == state.batch_size:
+            return
         self._records.write(
             "decision",
             step=state.step,

@@ -170,6 +170,9 @@ class _Loop:
                 self.records.write("resume", step=-1, num_examples=0)
             record_start(self.records, self.task, self.settings, self.device)
             self._evaluate()
+            self.control.after_step(
+                self.state, measured_noise=False
+            )  # a schedule chooses the size of the first step too
             self._checkpoint()
             return
         checkpoint, damaged = found
@@ -192,7 +195,7 @@ class _Loop:
     def step(self) -> None:
         state, start = self.state, time.perf_counter()
         batch = to_device(fetch(self.task.train, self.sampler.take(state.batch_size)), self.device)
-        measures_noise = self.control.needs_noise_scale and (state.step + 1) % self.settings.noise_every == 0
+        measures_noise = self.control.needs_noise and (state.step + 1) % self.settings.noise_every == 0
         micro_batch_size = min(self.settings.micro_batch_size, state.batch_size)
         norms = None
         if measures_noise and state.batch_size > 1:
@@ -210,7 +213,7 @@ class _Loop:
         self.pending.append(mean)
         state.step += 1
         state.num_examples += state.batch_size
-        if self.device.type == "cpu" or state.step >= state.next_step_record:
+        if self.device.type == "cpu" or self.control.needs_loss or state.step >= state.next_step_record:
             self._read_losses()
         noise = norms.step_noise() if norms else None
         seconds = time.perf_counter() - start
@@ -239,6 +242,7 @@ class _Loop:
                     f"loss (last good checkpoint: step {max(self.state.last_checkpoint, 0)})"
                 )
             self.state.losses.append(loss)
+            self.state.last_loss = loss
         self.pending.clear()
 
     def _evaluate(self) -> None:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from batchwright.adapt import REGISTRY, Controller, Fixed
+from batchwright.adapt import REGISTRY, Controller, Fixed, check_optimizer
 from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.core.errors import CheckpointError, InputError
 from batchwright.core.records import RECORDS_NAME, read_records
@@ -17,6 +17,8 @@ from batchwright.tasks.task import OptimizerSpec, Task
 MAX_FIRST_LINE = 2**20
 # Readings of the stability gauge, when they are asked for: at most so often, and never more than this part of the training time.
 STABILITY_EVERY, STABILITY_BUDGET = 50, 0.05
+# What the loop can show a controller beyond clock and size.
+MEASURED = frozenset({"num_train", "lr", "loss", "noise_scale", "trace", "grad_sq_norm"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +120,13 @@ def make_settings(
     names = {kind: name for name, kind in REGISTRY.items()}
     if type(controller) not in names:
         raise InputError(f"policy must be one of {', '.join(sorted(REGISTRY))}, got {type(controller).__name__}")
+    check_optimizer(controller, spec.name, momentum=spec.momentum)
+    unmeasured = sorted(controller.needs - MEASURED)
+    if unmeasured:
+        raise InputError(
+            f"policy must need no more than training measures ({', '.join(sorted(MEASURED))}), got {names[type(controller)]}, which "
+            f"needs {', '.join(unmeasured)} too; take another, or call its update from a loop that measures them"
+        )
     return TrainSettings(
         task=task.name,
         label=label or (names[type(controller)] if policy else "plan" if plan else "default"),

@@ -20,6 +20,7 @@ class LoopState:
     controller: dict[str, Any]
     noise: RunningNoiseScale = field(default_factory=RunningNoiseScale)
     losses: list[float] = field(default_factory=list)
+    last_loss: float | None = None
     next_step_record: int = 1
     next_noise_record: int = 1
     next_evaluation: int = 0

@@ -141,7 +141,9 @@ def lr_bound(
         model, _ = snapshot.restore(task, spec, where)
         total = batch_sharpness(model, task.loss, batches(), **options)
         mean = interaction_aware_sharpness(model, task.loss, batches(), **options)
-        top = sharpness(model, task.loss, list(batches(min(num_batches, TOP_BATCHES))), tol=TOLERANCE, max_hvps=MAX_HVPS)
+        top = sharpness(
+            model, task.loss, list(batches(min(num_batches, TOP_BATCHES))), tol=TOLERANCE, max_hvps=MAX_HVPS
+        )
     finally:
         random_state.restore()
     return LrBound(
