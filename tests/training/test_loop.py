@@ -24,7 +24,7 @@ from .conftest import make_task
 class Sudden:
     """Sixty times the batch after thirty steps; without a noise scale the lr follows in proportion."""
 
-    needs_noise_scale: bool = False
+    needs: frozenset[str] = frozenset()
 
     def init(self, *, batch_size: int) -> dict:
         return {}

@@ -23,7 +23,9 @@ def test_the_largest_and_smallest_are_those_of_the_dense_hessian(name, make_case
     case = make_case(name)
     expected = torch.linalg.eigvalsh(dense(case.model, case.loss, [case.batch])).flip(0)
     operator = operator_of(case)
-    found = extreme_eigenpairs(operator, random_start(operator), num_largest=4, num_smallest=2, tol=1e-6, max_products=150)
+    found = extreme_eigenpairs(
+        operator, random_start(operator), num_largest=4, num_smallest=2, tol=1e-6, max_products=150
+    )
     assert found.converged
     torch.testing.assert_close(
         torch.tensor(found.values, dtype=torch.float64), torch.cat([expected[:4], expected[-2:]]), rtol=1e-5, atol=1e-8
@@ -137,7 +139,9 @@ def test_a_product_that_is_not_finite_gives_nan_and_not_converged(quadratic):
 def test_wrong_arguments_are_named(quadratic):
     operator = operator_of(quadratic(torch.ones(3).double()))
     start = random_start(operator)
-    with pytest.raises(InputError, match="num_largest \\+ num_smallest must be between 1 and the 3 parameters, got 3 \\+ 1"):
+    with pytest.raises(
+        InputError, match="num_largest \\+ num_smallest must be between 1 and the 3 parameters, got 3 \\+ 1"
+    ):
         extreme_eigenpairs(operator, start, num_largest=3, num_smallest=1)
     with pytest.raises(InputError, match="start must be a finite vector of 3 numbers, not all zero"):
         extreme_eigenpairs(operator, torch.zeros(3).double())

@@ -94,7 +94,13 @@ def test_the_sampled_fisher_is_unbiased_and_one_fixed_matrix(likelihood, make_ca
     found = []
     for _ in range(200):
         sampled = FisherOperator(
-            case.model, case.loss, case.batch, likelihood=likelihood, num_samples=2, generator=generator, micro_batch_size=15
+            case.model,
+            case.loss,
+            case.batch,
+            likelihood=likelihood,
+            num_samples=2,
+            generator=generator,
+            micro_batch_size=15,
         )
         found.append(float(vector @ sampled.matvec(vector)))
         assert found[-1] == pytest.approx(float(vector @ sampled.matvec(vector)))
@@ -171,7 +177,7 @@ def test_a_loss_that_cannot_be_split_says_the_way_out(loss, message):
 def test_a_loss_that_reaches_the_parameters_past_the_output_is_refused():
     model = nn.Linear(2, 2)
     operator = GgnOperator(model, lambda m, b: m(b).square().sum(1) + model.weight.square().sum(), torch.randn(3, 2))
-    with pytest.raises(InputError, match="through the model's output alone.*; give forward="):
+    with pytest.raises(InputError, match=r"through the model's output alone.*; give forward="):
         operator.matvec(torch.ones(6))
 
 
@@ -185,11 +191,11 @@ def test_an_output_of_several_tensors_needs_its_forward_given():
         GgnOperator(model, loss, batch).matvec(torch.ones(2))
     with pytest.raises(InputError, match="given together, got no output_loss"):
         GgnOperator(model, loss, batch, forward=lambda m, b: m(b)[0])
-    operator = GgnOperator(
-        model, loss, batch, forward=lambda m, b: m(b)[0], output_loss=lambda z, b: z.square().sum(1)
-    )
+    operator = GgnOperator(model, loss, batch, forward=lambda m, b: m(b)[0], output_loss=lambda z, b: z.square().sum(1))
     torch.testing.assert_close(operator.matvec(torch.ones(2)), 2 * batch.square().mean(0))
-    wrong = GgnOperator(model, loss, batch, forward=lambda m, b: m(b)[0], output_loss=lambda z, b: z.square().sum(1) + 1)
+    wrong = GgnOperator(
+        model, loss, batch, forward=lambda m, b: m(b)[0], output_loss=lambda z, b: z.square().sum(1) + 1
+    )
     with pytest.raises(InputError, match="must be a function of the model's output"):
         wrong.matvec(torch.ones(2))
 

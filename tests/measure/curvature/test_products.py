@@ -147,9 +147,8 @@ def test_a_product_leaves_everything_as_it_was(make_case):
     operator.matvec(torch.ones(operator.dim).double())
     with pytest.raises(ValueError, match="no loss today"):
         hvp(case.model, failing, case.batch, torch.ones(operator.dim).double())
-    assert all(
-        new is old and bool((new == 1).all()) for new, old in zip(map(lambda p: p.grad, case.model.parameters()), grads)
-    )
+    new_grads = [parameter.grad for parameter in case.model.parameters()]
+    assert all(new is old and bool((new == 1).all()) for new, old in zip(new_grads, grads, strict=True))
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in case.model.modules()] == modes
     assert all(torch.equal(a, b) for a, b in zip(case.model.state_dict().values(), values, strict=True))

@@ -24,7 +24,9 @@ def test_sharpness_of_a_resnet_is_that_of_a_long_search_from_random_numbers(make
     case = make_case("resnet", torch.float32)
     operator = HessianOperator(case.model, case.loss, case.batch)
     generator = torch.Generator().manual_seed(5)
-    expected = extreme_eigenpairs(operator, operator.random_vector(generator), tol=1e-6, random_length=1.0, high_tol=0.01)
+    expected = extreme_eigenpairs(
+        operator, operator.random_vector(generator), tol=1e-6, random_length=1.0, high_tol=0.01
+    )
     assert expected.converged
     found = sharpness(case.model, case.loss, case.batch, tol=1e-3)
     assert found.value == pytest.approx(expected.values[0], rel=1e-3)
@@ -146,5 +148,7 @@ def test_global_generators_and_gradients_stay_as_they_were(make_case):
 
 def test_a_start_of_another_model_is_refused(make_case):
     case = make_case("mlp")
-    with pytest.raises(InputError, match=r"start must hold flat vectors of the 92 trainable parameters, got shape \(5,\)"):
+    with pytest.raises(
+        InputError, match=r"start must hold flat vectors of the 92 trainable parameters, got shape \(5,\)"
+    ):
         sharpness(case.model, case.loss, case.batch, start=torch.ones(5))

@@ -41,10 +41,9 @@ def test_the_interval_covers_and_the_estimate_is_unbiased(method):
     values = torch.cat([torch.tensor([30.0, 10.0, -5.0]), torch.linspace(-1, 3, 30)])
     operator = HessianOperator(*rotated(values))
     generator = torch.Generator().manual_seed(0)
-    found = []
+    options = {"method": method, "tol": 1e-9, "max_products": 18, "generator": generator}
     with operator.held():
-        for _ in range(100):
-            found.append(operator_trace(operator, method=method, tol=1e-9, max_products=18, generator=generator))
+        found = [operator_trace(operator, **options) for _ in range(100)]
     expected = float(values.double().sum())
     spread = torch.tensor([each.value for each in found])
     assert abs(float(spread.mean()) - expected) < 4 * float(spread.std()) / len(found) ** 0.5

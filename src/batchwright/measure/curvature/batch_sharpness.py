@@ -21,8 +21,9 @@ from batchwright.core.vectors import trainable
 from batchwright.measure.curvature.batch_curvature import batch_curvature
 from batchwright.measure.curvature.skewed_mean import skewed_mean_interval
 from batchwright.measure.curvature.stopping import StoppingRule
+from batchwright.measure.curvature.value_difference import ValueDifference
 
-METHODS = ("exact",)
+METHODS = ("difference", "exact")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +40,8 @@ class BatchSharpness:
         num_zero_gradients: Batches left out because their gradient was exactly zero, where the ratio has no value.
         converged: Whether the stopping rule was met.
         level: Nominal coverage of the interval.
-        method: How the curvature was found.
+        method: How the curvature was found in the end: ``exact`` also where ``difference`` was asked for and did not do.
+        method_reason: Why it did not, in words; empty otherwise.
     """
 
     value: float
@@ -52,6 +54,7 @@ class BatchSharpness:
     converged: bool
     level: float
     method: str
+    method_reason: str = ""
 
     @property
     def batch_size(self) -> float:
@@ -72,7 +75,7 @@ def batch_sharpness(
     relative_error: float = 0.02,
     min_batches: int = 10,
     max_batches: int = 1000,
-    method: str = "exact",
+    method: str = "difference",
     level: float = 0.95,
 ) -> BatchSharpness:
     """Measure batch sharpness at the model's present parameters.
@@ -84,7 +87,9 @@ def batch_sharpness(
         relative_error: Standard error over value at which measuring stops.
         min_batches: Fewest batches before it may stop.
         max_batches: Most batches.
-        method: ``exact``: second derivatives of automatic differentiation.
+        method: ``exact``: second derivatives of automatic differentiation, at 2.4 to 3.5 plain steps a batch. ``difference``: from
+            one more forward pass, at 1.5 to 1.9, checked against them on the first batch and given up for them where it does not
+            hold; single ratios are off by some per cent of either sign, their mean by less than its error (`value_difference`).
         level: Nominal coverage of the interval.
 
     Returns:
@@ -104,12 +109,13 @@ def batch_sharpness(
     check_choice("method", method, METHODS)
     check_number("level", level, above=0.0, below=1.0)
     parameters = trainable(model)
+    differences = ValueDifference(model, loss, parameters) if method == "difference" else None
     ratios: list[float] = []
     num_examples = num_zero = 0
     look, converged = rule.next_look(0), False
     with preserved(model):
         for batch in batches:
-            found = batch_curvature(model, loss, batch, parameters)
+            found = differences(batch) if differences else batch_curvature(model, loss, batch, parameters)
             if found.sq_norm == 0:
                 num_zero += 1
             else:
@@ -133,7 +139,8 @@ def batch_sharpness(
         num_zero_gradients=num_zero,
         converged=converged or rule.met(value, standard_error, len(ratios)),
         level=level,
-        method=method,
+        method="difference" if differences and not differences.reason else "exact",
+        method_reason=differences.reason if differences else "",
     )
 
 

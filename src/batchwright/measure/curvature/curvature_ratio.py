@@ -1,7 +1,9 @@
 """A ratio of two means over batches with its error: the form that all the other sharpnesses along gradients have.
 
-Source of the errors: the delta method for a denominator that is a mean of squares; Fieller (1954) where the denominator is an unbiased
-estimate that may come out near zero or below.
+Sources of the intervals: where the denominator is a mean of squares, the jackknife's pseudo-values (Efron & Tibshirani 1993,
+chapter 11) with the skewness correction of `skewed_mean`; Fieller (1954) where it is an unbiased estimate that may come out
+near zero or below. Where a few batches have most of the squared gradient the intervals are too narrow: on gradients with such
+tails 80 batches covered 94 % and 40 covered 91, and 40 pairs for interaction-aware sharpness 87, all at a nominal 95.
 """
 
 import math
@@ -12,6 +14,7 @@ import numpy as np
 
 from batchwright.core.checks import check_number
 from batchwright.core.statistics import Interval, jackknife_covariance, ratio_interval, student_quantile
+from batchwright.measure.curvature.skewed_mean import skewed_mean_interval
 from batchwright.measure.curvature.stopping import StoppingRule
 
 
@@ -125,5 +128,10 @@ def _interval(
         return float(found.low), float(found.high)
     if not math.isfinite(value):
         return -math.inf, math.inf
-    half = student_quantile(level, len(rows) - 1) * error
-    return float(value - half), float(value + half)
+    if len(rows) < 3 or not np.isfinite(data).all():
+        half = student_quantile(level, len(rows) - 1) * error
+        return float(value - half), float(value + half)
+    left_out = (data[:, 0].sum() - data[:, 0]) / (data[:, 1].sum() - data[:, 1])
+    pseudo = len(data) * value - (len(data) - 1) * left_out
+    found = skewed_mean_interval([float(each) for each in pseudo], level)
+    return min(found.low, value), max(found.high, value)

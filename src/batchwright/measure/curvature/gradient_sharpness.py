@@ -42,7 +42,7 @@ def batch_sharpness_ratio(
         relative_error: Standard error over value at which measuring stops.
         min_batches: Fewest batches before it may stop.
         max_batches: Most batches.
-        level: Nominal coverage of the interval, by the delta method.
+        level: Nominal coverage of the interval, a jackknife's.
 
     Raises:
         InputError: If an option is out of its range.
@@ -77,7 +77,7 @@ def interaction_aware_sharpness(
         relative_error: Standard error over value at which measuring stops.
         min_batches: Fewest batches before it may stop.
         max_batches: Most batches.
-        level: Nominal coverage of the interval, by the delta method over pairs.
+        level: Nominal coverage of the interval, a jackknife's over pairs.
 
     Raises:
         InputError: If an option is out of its range.

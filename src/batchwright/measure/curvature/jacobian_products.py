@@ -1,7 +1,7 @@
 """Products with ``J' M J / N``: the Jacobian of what each example gives, and a symmetric matrix between.
 
-Gauss-Newton, Fisher and empirical Fisher differ in ``M`` alone. ``J v`` is the derivative of ``J' u`` to ``u``, two passes in reverse, so
-it exists wherever second derivatives do and needs no rule for forward differentiation.
+Gauss-Newton, Fisher and empirical Fisher differ in ``M`` alone. ``J v`` is the derivative of ``J' u`` to ``u``, two passes in
+reverse, so it exists wherever second derivatives do and needs no rule for forward differentiation.
 """
 
 from abc import abstractmethod

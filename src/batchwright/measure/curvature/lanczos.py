@@ -20,9 +20,10 @@ from batchwright.measure.curvature.operator import CurvatureOperator
 
 Array = NDArray[np.float64]
 MAX_BASIS = 48
-# The gap is that of the values found so far, which is too wide while a close eigenvalue is not yet told apart. On 30 networks in training,
-# from 60 starts with a share of the gradient, residual^2 / gap <= 1 % stopped 17 times at an error above 1 % (worst 32 %), and with this
-# factor never; from 30 warm starts, ten steps on, 5 times (worst 14 %) and once (2.4 %: two eigenvalues 5 % apart).
+# The gap is that of the values found so far, which is too wide while a close eigenvalue is not yet told apart. On 30 networks
+# in training, from 60 starts with a share of the gradient, residual^2 / gap <= 1 % stopped 17 times at an error above 1 %
+# (worst 32 %), and with this factor never; from 30 warm starts, ten steps on, 5 times (worst 14 %) and once (2.4 %: two
+# eigenvalues 5 % apart).
 SAFETY = 4.0
 
 
@@ -34,7 +35,8 @@ class EigenPairs:
         values: The largest eigenvalues in falling order, then the smallest in falling order.
         vectors: Their eigenvectors of unit length, one a row.
         residuals: ``||A v - value v||``, absolute, of each.
-        errors: Estimated error of each value: the smaller of its residual and of ``4 residual^2 / gap`` to the nearest other value found.
+        errors: Estimated error of each value: the smaller of its residual and of ``4 residual^2 / gap`` to the nearest other
+            value found.
         converged: Whether every error is below the tolerance, and ``high`` as close as it was asked to be.
         high: Upper limit of the largest eigenvalue, with probability ``level`` over the random part of the start; ``inf`` without one.
         num_products: Products with the operator.
@@ -65,8 +67,9 @@ def extreme_eigenpairs(
 ) -> EigenPairs:
     """The algebraically largest and smallest eigenvalues, each to a relative error ``tol``.
 
-    A start without any part of an eigenvector does not find it: mix random numbers into it. Where the vectors reached are closed under the
-    operator, a random direction outside them is added until it brings nothing new, so multiple eigenvalues are found as often as they are there.
+    A start without any part of an eigenvector does not find it: mix random numbers into it. Where the vectors reached are
+    closed under the operator, a random direction outside them is added until it brings nothing new, so multiple eigenvalues
+    are found as often as they are there.
 
     Args:
         operator: A symmetric operator of dimension ``D``.
@@ -159,7 +162,8 @@ class _Basis:
         norm = float(torch.linalg.vector_norm(start.double()))
         if start.shape != (operator.dim,) or not math.isfinite(norm) or norm == 0:
             raise InputError(
-                f"start must be a finite vector of {operator.dim} numbers, not all zero, got shape {tuple(start.shape)} and norm {norm:g}"
+                f"start must be a finite vector of {operator.dim} numbers, not all zero, "
+                f"got shape {tuple(start.shape)} and norm {norm:g}"
             )
         self._capacity = capacity
         self._rows = torch.empty(min(capacity + 1, 9), operator.dim, dtype=operator.dtype, device=operator.device)
@@ -243,8 +247,8 @@ class _Basis:
     def upper_limit(self, least: float) -> float:
         """Upper limit of the largest eigenvalue if the first vector's part of its eigenvector is at least ``least``.
 
-        The waiting vector is ``p(A) v`` of length 1, with ``p(t) = prod (t - ritz value) / prod (residual norm)``. So no eigenvalue ``t`` has
-        ``p(t) > 1 / least``, and above the Ritz values ``p`` only grows.
+        The waiting vector is ``p(A) v`` of length 1, with ``p(t) = prod (t - ritz value) / prod (residual norm)``. So no
+        eigenvalue ``t`` has ``p(t) > 1 / least``, and above the Ritz values ``p`` only grows.
         """
         values = np.linalg.eigvalsh(self.matrix)
         top = float(values[-1])

@@ -21,7 +21,8 @@ class LossSplit:
     """``loss(model, batch)`` as ``output_loss(forward(model, batch), batch)``.
 
     Where the two are not given, the loss is called with a stand-in that calls the model once and keeps its output, and then again
-    with one that returns a given output. The loss of the first batch must come out the same, and must not reach the parameters in any other way.
+    with one that returns a given output. The loss of the first batch must come out the same, and must not reach the parameters
+    in any other way.
 
     Args:
         loss: ``loss(model, batch) -> (B,)``, one loss an example.
@@ -58,7 +59,7 @@ class LossSplit:
         recorder = _Recorder(model)
         state = RandomState.capture()
         losses = example_losses(recorder, self._loss, batch)
-        output = recorder.output_of_one_call()
+        output: Tensor = recorder.output_of_one_call()
         _check_output(output, batch)
         if not self._checked:
             state.restore()

@@ -34,7 +34,8 @@ class CurvatureOperator(ABC):
     curvature is well defined batch by batch, and is not cut into micro-batches.
 
     Inside ``with operator.held():`` the parameters must not change; graphs of as many parts as ``graph_bytes`` allows are then
-    built once for all products, and a graph that is held saves about two fifths of a product. A graph alone, of the only part, is always held.
+    built once for all products, and a graph that is held saves about two fifths of a product. A graph alone, of the only part,
+    is always held.
 
     Args:
         model: Any model, in the mode in which it is to be measured.

@@ -1,9 +1,9 @@
 """Products of the Hessian of the mean loss with vectors.
 
 Source: Pearlmutter (1994), "Fast exact multiplication by the Hessian"; here the gradient is differentiated once more in
-reverse. On a CNN (3 convolutions, 128 images, one CPU thread) the gradient with its graph takes 1.0 plain steps and each further product
-1.5, exact to float32. Forward over reverse takes 2.4 a product, and finite differences 1.0 to 2.0 with an error that a kink of ReLU or
-max-pooling between the two points makes as large as it likes (`benchmarks/curvature.py`).
+reverse. On a CNN (3 convolutions, 128 images, one CPU thread) the gradient with its graph takes 1.0 plain steps and each
+further product 1.5, exact to float32. Forward over reverse takes 2.4 a product, and finite differences 1.0 to 2.0 with an
+error that a kink of ReLU or max-pooling between the two points makes as large as it likes (`benchmarks/curvature.py`).
 """
 
 from collections.abc import Iterable, Sequence

@@ -32,7 +32,8 @@ class Sharpness:
     Attributes:
         value: The largest eigenvalue, algebraically; a lower bound of it up to rounding. NaN where the loss is not finite.
         error: Estimated error of ``value``, absolute.
-        high: Upper limit of the largest eigenvalue with probability 95 % over the random part of the start. It is wide where a search was
+        high: Upper limit of the largest eigenvalue with probability 95 % over the random part of the start. It is wide where a
+            search was
             short: to call an eigenvalue missed, more products are needed than to find it.
         residual: ``||H v - value v|| / |value|``; some eigenvalue lies that close, relatively, whatever else is true.
         converged: Whether ``error`` is within the tolerance, for each of ``eigenvalues``, and ``high`` as close as asked.

@@ -1,7 +1,7 @@
 """Density of the eigenvalues of a Hessian or any curvature matrix, by stochastic Lanczos quadrature.
 
-Sources: Golub & Meurant (2010), "Matrices, Moments and Quadrature", chapter 6; Ubaru et al. (2017), "Fast estimation of tr(f(A)) via stochastic
-Lanczos quadrature"; Ghorbani et al. (2019), arXiv:1901.10159, section 2.
+Sources: Golub & Meurant (2010), "Matrices, Moments and Quadrature", chapter 6; Ubaru et al. (2017), "Fast estimation of
+tr(f(A)) via stochastic Lanczos quadrature"; Ghorbani et al. (2019), arXiv:1901.10159, section 2.
 """
 
 from collections.abc import Iterable
@@ -81,7 +81,8 @@ def spectral_density(
         num_starts: Random starts; they give the intervals.
         num_steps: Products from each; the number of nodes. ``num_starts * num_steps`` products in all, ``num_steps`` vectors held.
         num_points: Points of the grid.
-        width: Standard deviation of the curve around a node, in units of eigenvalue; a hundredth of the range of the nodes when left out.
+        width: Standard deviation of the curve around a node, in units of eigenvalue; a hundredth of the range of the nodes
+            when left out.
         micro_batch_size: Examples in one forward pass; a whole batch when left out.
         graph_bytes: Memory that graphs of several parts may hold between products, beside that of the part at work.
         generator: For the starts; seed 0 when left out.

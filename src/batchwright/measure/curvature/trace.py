@@ -1,7 +1,7 @@
 """Trace of a Hessian or any curvature matrix, from products with random signs.
 
-Sources: Hutchinson (1990), "A stochastic estimator of the trace of the influence matrix"; Meyer et al. (2021), "Hutch++: optimal stochastic
-trace estimation", algorithm 1. Deviation: the sketch is of normal vectors of a number fixed by
+Sources: Hutchinson (1990), "A stochastic estimator of the trace of the influence matrix"; Meyer et al. (2021), "Hutch++:
+optimal stochastic trace estimation", algorithm 1. Deviation: the sketch is of normal vectors of a number fixed by
 the tolerance, and the remainder is sampled until the wanted standard error, which its own scatter gives.
 """
 
