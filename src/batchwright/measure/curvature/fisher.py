@@ -4,6 +4,7 @@ Sources: Martens (2020), arXiv:1412.1193, sections 9 and 11; Kunstner et al. (20
 in common.
 """
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -25,11 +26,11 @@ LIKELIHOODS = ("categorical", "gaussian")
 class FisherOperator(JacobianOperator):
     """``(1/N) sum_n J_n' F(z_n) J_n`` with ``F`` the Fisher matrix of the distribution that output ``z_n`` stands for.
 
-    ``F(z) = E[s s']`` over ``y`` drawn from the model's own prediction ``p(y | z)``, with ``s`` the gradient of ``log p(y |
-    z)`` to ``z``; targets play no part. ``categorical``: ``z`` are logits along ``class_axis`` and ``F = diag(p) - p p'``. An
-    output with further axes makes one independent prediction a position, and an example counts their mean, as a loss averaged
-    over positions does. ``gaussian``: ``y`` is normal around ``z`` with the given variance in each coordinate, and ``F = 1 /
-    variance``; an example counts the sum over its coordinates.
+    ``F(z) = E[s s']`` over ``y`` drawn from the model's own prediction ``p(y | z)``, with ``s`` the gradient of
+    ``log p(y | z)`` to ``z``; targets play no part. ``categorical``: ``z`` are logits along ``class_axis`` and
+    ``F = diag(p) - p p'``. An output with further axes makes one independent prediction a position, and an example counts their
+    mean, as a loss averaged over positions does. ``gaussian``: ``y`` is normal around ``z`` with the given variance in each
+    coordinate, and ``F = 1 / variance``; an example counts the sum over its coordinates.
 
     Exact, the two equal `GgnOperator` of cross-entropy, averaged over positions, and of ``sum (z - y)^2 / (2 variance)``. With
     ``num_samples`` the expectation is a mean over that many draws from each prediction, unbiased, drawn once: the operator stays one
@@ -115,9 +116,8 @@ class FisherOperator(JacobianOperator):
     def _scores(self, rows: Tensor, draws: Tensor) -> Tensor:
         """Gradient of the log-likelihood of each draw to its prediction."""
         if self._likelihood == "gaussian":
-            return draws / self._variance**0.5
-        drawn: Tensor = nn.functional.one_hot(draws, rows.shape[-1]).to(rows)
-        return drawn - rows.softmax(-1)
+            return draws / math.sqrt(self._variance)
+        return nn.functional.one_hot(draws, rows.shape[-1]).to(rows) - rows.softmax(-1)
 
 
 class EmpiricalFisherOperator(JacobianOperator):
