@@ -5,7 +5,7 @@ import pytest
 from batchwright.core import errors
 from batchwright.core.errors import BatchwrightError, InputError
 
-CLASSES = [item for item in vars(errors).values() if isinstance(item, type)]
+CLASSES = [item for item in vars(errors).values() if isinstance(item, type) and not issubclass(item, Warning)]
 KINDS = {
     "InputError": (ValueError, 2),
     "TaskError": (ValueError, 2),

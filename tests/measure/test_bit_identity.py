@@ -51,7 +51,7 @@ class Run:
 
     @property
     def rows(self) -> Tensor:
-        gradient = torch.cat([parameter.grad.flatten() for parameter in self.model.parameters()])
+        gradient = flat_gradient(self)
         return torch.stack([gradient, 2 * gradient, gradient.roll(1)])
 
     @property
@@ -74,19 +74,53 @@ def noise_scales(run: Run) -> None:
         measure.noise_scale(*run.batches, method=method)
 
 
+def flat_gradient(run: Run) -> Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in run.model.parameters()])
+
+
+def products(operator: type) -> Callable[[Run], Tensor]:
+    """One product; the loss of a classification is through the model's output alone, as all but the Hessian need."""
+    return lambda run: operator(*run.examples).matvec(flat_gradient(run))
+
+
+def stability_monitor(run: Run) -> None:
+    monitor = measure.StabilityMonitor(
+        run.model,
+        run.task.loss,
+        run.optimizer,
+        draw_batch=lambda generator, size: fetch(run.task.train, torch.randint(0, 200, (size,), generator=generator)),
+        every=1,
+        budget=None,
+    )
+    assert monitor.after_step(batch_size=16) is not None
+    monitor.check(batch_size=8)
+
+
 # Every public name that measures has an entry; a new one is one line here.
 MEASUREMENTS: dict[str, Callable[[Run], object]] = {
+    "EmpiricalFisherOperator": products(measure.EmpiricalFisherOperator),
+    "FisherOperator": products(measure.FisherOperator),
+    "GgnOperator": products(measure.GgnOperator),
     "GradientStatistics": lambda run: run.statistics.trace,
+    "HessianOperator": products(measure.HessianOperator),
+    "StabilityMonitor": stability_monitor,
     "Snapshot": lambda run: run.snapshot.restore(run.task, run.task.optimizer, "cpu"),
     "adam_divisors": lambda run: measure.adam_divisors(run.model, run.optimizer),
+    "batch_sharpness": lambda run: [measure.batch_sharpness(*run.batches, method=m) for m in ("difference", "exact")],
+    "batch_sharpness_ratio": lambda run: measure.batch_sharpness_ratio(*run.batches),
     "branch": lambda run: measure.branch(run.task, run.snapshot, (8, 16, 32), num_examples=64, num_seeds=2),
     "cabs_batch_size": lambda run: measure.cabs_batch_size(run.statistics.trace, loss=1.0, lr=0.1),
     "cosine_of_halves": lambda run: measure.cosine_of_halves([run.rows[0]], [run.rows[1]]),
     "dive_batch_size": lambda run: measure.dive_batch_size(1.5, num_examples=100, delta=0.1, max_batch_size=64),
     "dual_noise_scale": lambda run: [measure.dual_noise_scale(*run.batches, norm) for norm in ("l1", "nuclear")],
+    "generalized_sharpness": lambda run: measure.generalized_sharpness(*run.batches, run.optimizer),
     "gradient_diversity": lambda run: measure.gradient_diversity(run.statistics),
+    "gradient_noise_interaction": lambda run: measure.gradient_noise_interaction(*run.batches),
     "gradient_snr": lambda run: measure.gradient_snr(run.rows),
+    "hessian_trace": lambda run: measure.hessian_trace(*run.batches, max_hvps=8),
+    "hvp": lambda run: measure.hvp(*run.examples, flat_gradient(run)),
     "inner_product_test": lambda run: measure.inner_product_test(run.statistics),
+    "interaction_aware_sharpness": lambda run: measure.interaction_aware_sharpness(*run.batches),
     "memory": lambda run: measure.memory(run.task, max_micro_batch_size=32),
     "noise_scale": noise_scales,
     "noise_scale_by_group": lambda run: measure.noise_scale_by_group(*run.batches, groups=run.optimizer),
@@ -95,6 +129,9 @@ MEASUREMENTS: dict[str, Callable[[Run], object]] = {
     "per_example_grad_norms": lambda run: measure.per_example_grad_norms(*run.examples),
     "per_example_sq_norms_by_layer": lambda run: measure.per_example_sq_norms_by_layer(*run.examples),
     "pilot": lambda run: measure.pilot(run.task, num_steps=4, batches_a_point=3, max_extra_batches=0),
+    "sharpness": lambda run: measure.sharpness(*run.batches, max_hvps=6),
+    "spectral_density": lambda run: measure.spectral_density(*run.batches, num_starts=2, num_steps=4),
+    "step_sharpness": lambda run: measure.step_sharpness(*run.examples),
     "throughput": lambda run: measure.throughput(run.task, batch_sizes=(8,), budget_plain_steps=5.0),
     "trial_search": lambda run: measure.trial_search(run.step, run.model, run.optimizer, max_micro_batch_size=64),
 }
@@ -109,13 +146,17 @@ def running_noise(run: Run) -> Iterator[Callable[[int], None]]:
 
 # These watch the training step itself; what they yield is called after each micro-batch. `PerExampleNorms` has a test of its own.
 WATCHERS = {"RunningNoiseScale": running_noise}
-# Results and their parts measure nothing; `RankNoise` needs ranks, and test_noise_ranks.py compares its gradients.
+# Results and their parts measure nothing, and closed forms see no model; `RankNoise` needs ranks, and test_noise_ranks.py compares
+# its gradients; the operators of curvature have an entry each but for their base class.
 RESULTS = {
-    "BatchTest", "Branch", "DualNoiseScale", "Memory", "NoiseScale", "PerExampleNorms", "Pilot", "RankNoise", "Throughput",
-    "TrialSearch",
+    "BatchSharpness", "BatchTest", "Branch", "CurvatureOperator", "CurvatureRatio", "DualNoiseScale", "GeneralizedSharpness",
+    "Memory", "NoiseScale", "PerExampleNorms", "Pilot", "PreconditionedStability", "RankNoise", "RecordSink", "Sharpness",
+    "SpectralDensity", "Stability", "StabilityReading", "StepSettings", "TensorBoardSink", "Throughput", "Trace", "TrialSearch",
+    "WhatIf", "crossover_batch_size", "max_stable_lr", "preconditioned_stability", "stability", "what_if",
 }  # fmt: skip
 # The loss of an example has no gradient of its own where it depends on its batch; Adam alone has a second moment.
 REFUSED = {
+    "EmpiricalFisherOperator": ("batch", None),
     "noise_scale": ("batch", None),
     "per_example_grad_norms": ("batch", None),
     "per_example_sq_norms_by_layer": ("batch", None),
