@@ -99,6 +99,7 @@ def full_plan() -> Plan:
                 losses=(0.5, 0.625),
                 standard_errors=(0.01, math.inf),
                 critical_batch_size=interval(700.0),
+                largest_harmless=interval(math.inf),
                 num_seeds=3,
             ),
             curve=(CurvePoint(batch_size=64, time=interval(1.5), examples=1.0, step_time_s=2e-4),),

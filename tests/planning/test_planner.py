@@ -53,6 +53,7 @@ def test_calibration_is_in_the_plan_with_its_own_cost():
     plan = bw.plan(make_task(), calibrate=True, device="cpu")
     assert plan.cost.parts["calibration"] > 0
     assert plan.evidence.calibration.num_seeds >= 2
+    assert plan.evidence.calibration.largest_harmless.value >= plan.evidence.calibration.batch_sizes[0]
     assert "branches" in plan.evidence.kappa_source
 
 

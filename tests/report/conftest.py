@@ -112,6 +112,7 @@ def make_plan(task: str = "digits-cnn", **changes: Any) -> dict[str, Any]:
                 "losses": [0.401, 0.403, 0.409, 0.431, 0.482, 0.577],
                 "standard_errors": [0.004, 0.003, 0.004, 0.005, 0.006, 0.008],
                 "critical_batch_size": interval(critical, 180.0, 390.0),
+                "largest_harmless": interval(140.0, 96.0, 210.0),
                 "num_seeds": 4,
             },
             "curve": curve,

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,13 @@ def test_calibration_bars_are_student_intervals(plan: PlanRecord):
     points = trace(calibration_figure(plan), "loss")
     assert list(points.y) == [0.401, 0.403, 0.409, 0.431, 0.482, 0.577]
     assert points.error_y.array[0] == pytest.approx(stats.t.ppf(0.975, 3) * 0.004)
+
+
+def test_calibration_tells_the_largest_harmless_size_where_the_plan_has_it(plan: PlanRecord):
+    assert "Up to 140 (96–210) the loss is not worse than that of 32" in calibration_figure(plan).caption
+    found = replace(plan.evidence.calibration, largest_harmless=None)
+    older = replace(plan, evidence=replace(plan.evidence, calibration=found))
+    assert "Up to" not in calibration_figure(older).caption
 
 
 def test_verification_colours_the_mean_over_seeds_and_crosses_out_what_failed(verification: VerificationRecord):

@@ -39,6 +39,7 @@ def gather_evidence(
             losses=branches.losses,
             standard_errors=branches.standard_errors,
             critical_batch_size=branches.critical_batch_size,
+            largest_harmless=branches.largest_harmless,
             num_seeds=branches.num_seeds,
         ),
         curve=tuple(

@@ -84,6 +84,8 @@ class Calibration:
         losses: Loss after the same number of examples, mean over seeds, one a size.
         standard_errors: Of the losses, over seeds.
         critical_batch_size: In examples, with its interval.
+        largest_harmless: Largest size whose loss is not worse than the smallest's by more than a tenth of what that one gained, in
+            examples with its interval (`measure.branch`).
         num_seeds: Repeats with other data orders.
     """
 
@@ -91,6 +93,7 @@ class Calibration:
     losses: tuple[float, ...]
     standard_errors: tuple[float, ...]
     critical_batch_size: Interval
+    largest_harmless: Interval
     num_seeds: int
 
 

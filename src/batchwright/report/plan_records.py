@@ -54,13 +54,14 @@ class CurveRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationRecord:
-    """Losses after equally many examples at several batch sizes, and the critical batch size that follows."""
+    """Losses after equally many examples at several batch sizes, and the critical and the harmless size that follow."""
 
     batch_sizes: tuple[float, ...]
     losses: tuple[float, ...]
     standard_errors: tuple[float, ...]
     critical_batch_size: Interval
     num_seeds: int
+    largest_harmless: Interval | None = None  # plans of before 2026-11-25 lack it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -34,11 +34,18 @@ def calibration_figure(plan: PlanRecord) -> Figure | None:
     mark_batch_size(plot, float(plan.batch_size), f"plan {plan.batch_size:,}")
     plot.update_xaxes(**batch_axis([*found.batch_sizes, float(plan.batch_size), critical.value]))
     plot.update_yaxes(title_text="loss", nticks=6)
+    harmless = found.largest_harmless
+    within = (
+        ""
+        if harmless is None
+        else f" Up to {with_span(harmless)} the loss is not worse than that of {found.batch_sizes[0]:,} by more than a tenth of what "
+        "that size gained."
+    )
     return Figure(
         name="calibration",
         title="Loss after equally many examples",
         caption="Each point trains on from the pilot's checkpoint over the same examples: where the loss begins to rise, a larger "
-        f"batch wastes examples (bars are 95 % intervals over {plural(found.num_seeds, 'seed')}).",
+        f"batch wastes examples (bars are 95 % intervals over {plural(found.num_seeds, 'seed')}).{within}",
         plot=plot,
         height=360,
     )
