@@ -76,11 +76,13 @@ button[aria-pressed="true"] { background: var(--accent); border-color: var(--acc
 .scroll { overflow: auto; max-height: 640px; }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 11px; text-align: right; white-space: nowrap; border-top: 1px solid var(--grid); vertical-align: top; }
-thead th { color: var(--soft); font-weight: 500; border-top: 0; position: sticky; top: 0; background: var(--card); }
+thead th { color: var(--soft); font-weight: 500; border-top: 0; white-space: normal; vertical-align: bottom;
+  position: sticky; top: 0; background: var(--card); }
 th[scope="row"], th:first-child, th.text, td.text { text-align: left; }
 th[scope="row"] { font-weight: 550; }
-th[scope="row"] { max-width: 26em; overflow: hidden; text-overflow: ellipsis; }
-td.text { white-space: normal; min-width: 22em; }
+th[scope="row"] { max-width: 22em; overflow: hidden; text-overflow: ellipsis; }
+tr:has(td.text) th[scope="row"] { white-space: normal; min-width: 11em; }
+td.text { white-space: normal; min-width: 18em; }
 .muted { color: var(--soft); font-weight: 400; }
 details { margin: 14px 0; }
 summary { cursor: pointer; color: var(--accent); }

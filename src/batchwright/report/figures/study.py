@@ -26,9 +26,10 @@ def study_plot(figure: StudyFigure) -> Figure:
     panels = figure.panels[:MAX_PANELS]
     columns = max(1, min(figure.columns, len(panels), 4))
     rows = max(1, math.ceil(len(panels) / columns))
+    height = 440 if rows == 1 else 120 + 290 * rows
     plot = new_plot()
     if len(panels) > 1:
-        titles = [inert(panel.title, 44) for panel in panels]
+        titles = [inert(panel.title, 160 // columns) for panel in panels]
         plot = make_subplots(
             rows=rows,
             cols=columns,
@@ -37,8 +38,9 @@ def study_plot(figure: StudyFigure) -> Figure:
             horizontal_spacing=0.28 / columns / columns + 0.02,
             vertical_spacing=0.28 / rows,
         )
-        plot.update_annotations(font_size=12)
-        plot.update_layout(margin_t=64)
+        plot.update_annotations(font_size=12 if columns < 4 else 11)
+        # The legend stands above the titles of the panels.
+        plot.update_layout(margin_t=76, legend={"y": 1 + 32 / (height - 140), "yanchor": "bottom"})
     named: set[str] = set()
     for index, panel in enumerate(panels):
         place = {"row": index // columns + 1, "col": index % columns + 1} if len(panels) > 1 else {}
@@ -49,12 +51,18 @@ def study_plot(figure: StudyFigure) -> Figure:
             _add_level(plot, level, place, panel)
         plot.update_xaxes(**_axis(panel, horizontal=True), **place)
         plot.update_yaxes(**_axis(panel, horizontal=False), **place)
+        # A name that the neighbour bears too is said once, at the edge, where it covers nothing.
+        if index % columns and panel.y_name == panels[index - 1].y_name:
+            plot.update_yaxes(title_text="", **place)
+        below = index + columns
+        if below < len(panels) and panel.x_name == panels[below].x_name:
+            plot.update_xaxes(title_text="", **place)
     return Figure(
         name=figure.name,
         title=shorten(figure.title, 120),
         caption=shorten(figure.caption, 500),
         plot=plot,
-        height=440 if rows == 1 else 120 + 290 * rows,
+        height=height,
         wide=True,
     )
 

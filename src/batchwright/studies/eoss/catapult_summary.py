@@ -207,11 +207,11 @@ def matrix_figure(results: Results) -> StudyFigure | None:
         if entry["kind"] not in ("destabilising", "stabilising"):
             continue
         x, y = _curve(before, entry["losses"])
-        word = "spike foretold" if told[entry["name"]].predicted else "safe foretold"
+        word = "spike foretold" if told[entry["name"]].predicted else "none foretold"
         shown = "diverged" if math.isinf(told[entry["name"]].ratio) else f"{told[entry['name']].ratio:.2g}x"
         panels.append(
             Panel(
-                title=f"{entry['name']}: {word}, largest {shown}",
+                title=f"{entry['name']}: {word}, {shown}",
                 x_name="steps after the change",
                 y_name="training loss",
                 series=(
@@ -228,8 +228,8 @@ def matrix_figure(results: Results) -> StudyFigure | None:
     return StudyFigure(
         name="catapults",
         title="One change at the checkpoint: training loss around it",
-        caption=f"Seed {first}; lines are 5 and 1.2 times the largest loss of the unchanged run. Above: destabilising changes; below: "
-        "stabilising ones.",
+        caption=f"Seed {first}. Each panel names the change, whether a spike was foretold, and its largest loss over that of the "
+        "unchanged run, of which lines are 5 and 1.2 times. Above: destabilising changes; below: stabilising ones.",
         panels=tuple(panels),
         columns=4,
     )
