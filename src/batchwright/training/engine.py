@@ -1,0 +1,419 @@
+"""`BatchEngine`: batches whose size changes, for people who keep their own training loop."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from batchwright.adapt import Controller, Decision, Fixed
+from batchwright.core.checks import check_int, check_number
+from batchwright.core.errors import InputError
+from batchwright.core.objectives import Loss
+from batchwright.core.preserve import RandomState
+from batchwright.core.statistics import Interval
+from batchwright.data.map_stream import Collate
+from batchwright.data.streams import make_stream
+from batchwright.planning.example_clock import ExampleClock
+from batchwright.training.batch_choice import BatchChoice
+from batchwright.training.follow import Follower
+from batchwright.training.ranks import ranks_of
+from batchwright.training.retry import step_with_retry
+from batchwright.training.step_noise import Gatherer, StepStatistics
+from batchwright.training.update import Update
+
+SCHEMA = 1
+
+
+class BatchEngine:
+    """Optimizer steps of the right batch size, each made of as many micro-batches as it needs; one pass over it is an epoch.
+
+    Accumulation, its exact weights, loss scaling, clipping, the optimizer's step, the noise statistics that a policy asks for, its
+    decision, and the learning rate, momentum, beta2 and weight decay that belong to a new batch size happen inside; the model, its
+    forward pass, its loss and everything between two steps remain the user's. The model may be wrapped in
+    `DistributedDataParallel`, by ``fully_shard`` or by `torch.compile`.
+
+    Args:
+        model: The model, its wrapper included.
+        optimizer: With the settings that are right at ``batch_size``.
+        dataset: Map-style, an iterable of examples, or a DataLoader whose batches are cut anew. Of a map-style data set each rank gets
+            its part; what is iterable must give each rank its own examples.
+        policy: Batch-size controller; fixed where left out.
+        batch_size: Examples in the first optimizer step, on all ranks together. Where left out, one micro-batch on each rank, or the
+            batches of the DataLoader.
+        micro_batch_size: Most examples in one forward pass of a rank; a rank's whole part of a step where left out.
+        max_grad_norm: Gradients are clipped to this norm; None for no clipping.
+        scaler: `torch.amp.GradScaler` for fp16. A step whose gradients overflow is not made: its examples count as used, and the policy
+            does not see it.
+        clock: Drives the learning rate by examples; then no scheduler is to be stepped by the loop.
+        optimizer_rules: ``sgd``, ``adam``, ``adamw``, ``muon`` or ``scion``: whose rules the settings follow; by the optimizer's class
+            where left out.
+        rules: Names of rules by the keywords of `planning.batch_change`: ``rule``, ``momentum_rule``, ``beta2_rule``,
+            ``weight_decay_rule``; the optimizer's own where left out. A policy that names the lr itself moves nothing else.
+        noise_every: Optimizer steps between two measured ones, where the policy asks for measurements. A measured step that needs no
+            accumulation is made of two micro-batches.
+        seed: Of the order of the examples, and of the random numbers of workers.
+        shuffle: Whether a map-style data set comes in a fresh random order each epoch; else in its own.
+        last: What becomes of an epoch's last batch when it is not whole: used as it is (``short``), filled up from the next epoch
+            (``wrap``, map-style alone), or left out (``drop``).
+        collate_fn: Makes a batch of a list of examples; as of `DataLoader`.
+        num_workers: Processes that fetch ahead; as of `DataLoader`.
+        pin_memory: As of `DataLoader`.
+        device: Where batches are moved; to the model's where left out, and nowhere with ``"none"``.
+        before_step: Called with the update when its gradient is whole and unscaled and clipped, before the optimizer's step.
+
+    Attributes:
+        batch_size: Examples of the next step on all ranks.
+        micro_batch_size: Most examples in one forward pass of a rank.
+        num_steps: Steps that the optimizer has made.
+        num_updates: The same with those that were skipped.
+        num_examples: Examples used, on all ranks.
+        epoch: Epochs that are finished.
+
+    Raises:
+        InputError: If an argument breaks a rule, or the policy needs what the engine does not measure.
+
+    Example:
+        >>> model = nn.Linear(3, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> dataset = torch.utils.data.TensorDataset(torch.randn(100, 3), torch.randn(100))
+        >>> engine = BatchEngine(model, optimizer, dataset, batch_size=32, micro_batch_size=10)
+        >>> for update in engine:
+        ...     for x, y in update:
+        ...         update.backward((model(x).squeeze(1) - y).square())
+        >>> engine.num_steps, engine.num_examples, engine.epoch
+        (4, 100, 1)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        dataset: Any,
+        *,
+        policy: Controller | None = None,
+        batch_size: int | None = None,
+        micro_batch_size: int | None = None,
+        max_grad_norm: float | None = None,
+        scaler: Any = None,
+        clock: ExampleClock | None = None,
+        optimizer_rules: str | None = None,
+        rules: Mapping[str, str] | None = None,
+        noise_every: int = 4,
+        seed: int = 0,
+        shuffle: bool = True,
+        last: str = "short",
+        collate_fn: Collate | None = None,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        device: str | torch.device | None = None,
+        before_step: Callable[[Update], None] | None = None,
+    ) -> None:
+        self.model, self.optimizer, self.scaler, self.clock = model, optimizer, scaler, clock
+        self.ranks = ranks_of(model)
+        if micro_batch_size is not None:
+            check_int("micro_batch_size", micro_batch_size, at_least=1)
+        self.micro_batch_size = micro_batch_size
+        if max_grad_norm is not None:
+            check_number("max_grad_norm", max_grad_norm, above=0.0)
+        self._max_grad_norm, self._before_step = max_grad_norm, before_step
+        self._noise_every = check_int("noise_every", noise_every, at_least=1)
+        per_rank = micro_batch_size or getattr(dataset, "batch_size", None)
+        first = batch_size if batch_size is not None else per_rank and per_rank * self.ranks.world_size
+        if first is None:
+            raise InputError(
+                "batch_size must be given where there is no micro_batch_size, got neither; give the examples of a step"
+            )
+        check_int("batch_size", first, at_least=1)
+        self._drops = last == "drop"
+        self.stream = make_stream(
+            dataset,
+            seed=seed,
+            shuffle=shuffle,
+            last=last,
+            collate_fn=collate_fn,
+            num_workers=num_workers,
+            chunk_size=micro_batch_size or math.ceil(first / self.ranks.world_size),
+            pin_memory=pin_memory,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+        )
+        self.device = None if device == "none" else torch.device(device or self.ranks.device)
+        follower = Follower(optimizer, base_batch_size=first, clock=clock, name=optimizer_rules, rules=rules)
+        self._choice = BatchChoice(
+            policy or Fixed(),
+            optimizer,
+            follower,
+            batch_size=first,
+            num_train=self.stream.num_examples,
+            name=optimizer_rules,
+        )
+        self.gatherer = Gatherer(self.ranks, self._choice.needs)
+        self.num_steps = self.num_updates = self.num_examples = 0
+        self._num_tokens: Tensor | None = None
+        self._weight_per_example: Tensor | None = None
+        self._update: Update | None = None
+        self._choice.after_step(step=0, num_examples=0, epoch=0, statistics=StepStatistics())
+
+    @property
+    def batch_size(self) -> int:
+        """Examples of the next step on all ranks."""
+        return self._choice.batch_size
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are finished."""
+        return self.stream.epoch
+
+    @property
+    def decision(self) -> Decision:
+        """The policy's last decision, with its reason."""
+        return self._choice.decision
+
+    @property
+    def noise_scale(self) -> Interval | None:
+        """Running noise scale in examples with its 95 % interval; None while there is none, or the policy needs none."""
+        return self._choice.noise.interval()
+
+    def __iter__(self) -> Iterator[Update]:
+        """The updates that are left of this epoch.
+
+        Raises:
+            InputError: If an update was left before its end.
+        """
+        epoch = self.epoch
+        while self.epoch == epoch:
+            update = self.next_update()
+            if update is None:
+                return
+            yield update
+
+    def step(self, loss: Loss) -> Update:
+        """One whole update; where the device's memory is too small for a micro-batch, again with smaller ones.
+
+        Random numbers, buffers and gradients are put back before the second try, so it is what it would have been with smaller
+        micro-batches at once; they stay smaller from then on. In one process alone: several cannot agree on a failure in time.
+
+        Args:
+            loss: ``loss(model, batch) -> (B,)``, one loss an example.
+
+        Returns:
+            The update, done.
+
+        Raises:
+            DoesNotFitError: If not even one example fits.
+        """
+        return step_with_retry(self, loss)
+
+    def next_update(self) -> Update | None:
+        """The next update; None where the epoch ends without another.
+
+        Raises:
+            InputError: If the last update was left before its end.
+        """
+        if self._update is not None:
+            raise InputError(
+                "an update must be gone through to its end before the next, got one whose loop was left or never begun; "
+                "call its skip() to leave it out"
+            )
+        total = self.stream.reserve(self.batch_size)
+        if total == 0:
+            return None
+        sizes, measured = self._sizes()
+        self._update = Update(self, batch_size=total, sizes=sizes, measured=measured)
+        return self._update
+
+    def _sizes(self) -> tuple[list[int], bool]:
+        """Examples of each micro-batch of this rank, as equal as can be, and whether their gradients are measured."""
+        share, most = self.stream.share, self.stream.largest_share
+        num_parts = math.ceil(most / (self.micro_batch_size or most))
+        gatherer = self.gatherer
+        measured = gatherer.active and (self.num_steps + 1) % self._noise_every == 0
+        if measured:
+            wanted = max(num_parts, gatherer.min_parts)
+            wanted += wanted % 2 if gatherer.even else 0
+            measured = wanted <= max(most, 1)
+            num_parts = wanted if measured else num_parts
+        if not self.ranks.sharded:
+            num_parts = min(num_parts, max(share, 1))
+        base, larger = divmod(share, num_parts)
+        return [base + 1] * larger + [base] * (num_parts - larger), measured
+
+    def begin(self, update: Update) -> None:
+        """An update is begun by its loop."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if update.measured:
+            self.gatherer.begin(update.num_micro_batches)
+
+    def weight_per_example(self, weight: Tensor, num_examples: int) -> Tensor:
+        """Expected weight of an example: that of the last update, or of the first micro-batches of all ranks."""
+        if self._weight_per_example is None:
+            counts = torch.stack([weight, torch.as_tensor(num_examples, dtype=weight.dtype, device=weight.device)])
+            found = self.ranks.sum(counts)
+            self._weight_per_example = torch.where(found[0] > 0, found[0] / found[1], torch.ones_like(found[0]))
+        return self._weight_per_example
+
+    def end(self, update: Update) -> None:
+        """All gradients of an update are there: put them right, step, and choose what comes next."""
+        num_examples = self._count(update)
+        if self._drops and num_examples < update.batch_size:
+            self.leave_out(update)
+            return
+        factor, total_weight = update.normalisation(num_examples)
+        statistics = StepStatistics()
+        if update.measured:
+            loss_scale = self.scaler.get_scale() if self.scaler is not None else 1.0
+            statistics = self.gatherer.end(
+                local_weight=update.local_weight,
+                total_weight=float(total_weight),
+                num_examples=num_examples,
+                scale=float(factor) / loss_scale,
+            )
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        if isinstance(factor, Tensor) or factor != 1.0:
+            grads = [parameter.grad for parameter in self.ranks.parameters if parameter.grad is not None]
+            torch._foreach_mul_(grads, factor)
+        if self._max_grad_norm is not None:
+            update.grad_norm = nn.utils.clip_grad_norm_(self.ranks.parameters, self._max_grad_norm)
+        if self._before_step is not None:
+            self._before_step(update)
+        update.stepped = self._step()
+        loss = update.mean_over_ranks() if "loss" in self._choice.needs else None
+        if isinstance(total_weight, Tensor):
+            self._weight_per_example = torch.where(
+                total_weight > 0, total_weight / num_examples, torch.ones_like(total_weight)
+            )
+            counted = total_weight.double()
+            self._num_tokens = counted if self._num_tokens is None else self._num_tokens + counted
+        self._finish(update, num_examples)
+        if update.stepped:
+            self._choose(statistics, loss)
+
+    def _count(self, update: Update) -> int:
+        """Examples of an update on all ranks."""
+        if self.stream.num_examples is not None:
+            return update.batch_size
+        return int(self.ranks.sum(torch.tensor(update.num_examples, device=self.ranks.device)))
+
+    def _step(self) -> bool:
+        """Whether the optimizer stepped."""
+        self.num_updates += 1
+        if self.scaler is None:
+            self.optimizer.step()
+            self.num_steps += 1
+            return True
+        before = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        stepped = bool(self.scaler.get_scale() >= before)  # it backs off if and only if a gradient was not finite
+        self.num_steps += stepped
+        return stepped
+
+    def _finish(self, update: Update, num_examples: int) -> None:
+        self.num_examples += num_examples
+        self.stream.commit()
+        if self.stream.num_examples is None and not self.ranks.all_have(self.stream.has_more):
+            self.stream.next_epoch()
+        if self.clock is not None:
+            self.clock.advance(num_examples)
+        update.close(num_examples)
+        self._update = None
+
+    def _choose(self, statistics: StepStatistics, loss: float | None) -> None:
+        noise = statistics.noise
+        if noise is not None:
+            trace, grad_sq_norm = self.ranks.agree([noise.trace, noise.grad_sq_norm])
+            finite = math.isfinite(trace) and math.isfinite(grad_sq_norm)
+            noise = type(noise)(trace=trace, grad_sq_norm=grad_sq_norm) if finite else None
+        num_tokens = None
+        if "num_tokens" in self._choice.needs:
+            if self._num_tokens is None:
+                raise InputError(
+                    "policy counts tokens, got none; call update.backward(losses, weights) with the tokens of each loss"
+                )
+            num_tokens = round(float(self._num_tokens))
+        self._choice.after_step(
+            step=self.num_steps,
+            num_examples=self.num_examples,
+            epoch=self.epoch,
+            statistics=StepStatistics(noise=noise, cosine=statistics.cosine),
+            loss=loss,
+            num_tokens=num_tokens,
+        )
+
+    def leave_out(self, update: Update) -> None:
+        """Drop the gradients of an update, and count its examples as used."""
+        if update.measured:
+            self.gatherer.abandon()
+        self.optimizer.zero_grad(set_to_none=True)
+        while self.stream.num_examples is None and not self.stream.exhausted:
+            update.count(self.stream.take(self.micro_batch_size or self.stream.share)[1])
+        self.num_updates += 1
+        self._finish(update, self._count(update))
+
+    def put_back(self, update: Update) -> None:
+        """An update is to be made anew from its beginning: drop its gradients, and have its examples come again."""
+        if update.measured:
+            self.gatherer.abandon()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.stream.rewind()
+        self._update = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run needs to go on bit by bit beside the states of model and optimizer: plain values and tensors.
+
+        Between two updates, of each rank its own: random generators and what an iterable data set has given are a rank's own.
+
+        Raises:
+            InputError: Inside an update.
+        """
+        if self._update is not None:
+            raise InputError(
+                "state_dict() must be called between two updates, got a call inside one; call it after the inner loop"
+            )
+        return {
+            "schema": SCHEMA,
+            "num_steps": self.num_steps,
+            "num_updates": self.num_updates,
+            "num_examples": self.num_examples,
+            "micro_batch_size": self.micro_batch_size,
+            "choice": self._choice.state_dict(),
+            "stream": self.stream.state_dict(),
+            "weight_per_example": self._weight_per_example,
+            "num_tokens": self._num_tokens,
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "clock": None if self.clock is None else self.clock.state_dict(),
+            "random": RandomState.capture().to_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`, in an engine that was made as the first one; the global random generators are set too.
+
+        Load model and optimizer by their own states. Where the scheduler of a clock is one, it is loaded here.
+
+        Raises:
+            InputError: If the state is that of a newer version, of another data set or of another policy.
+        """
+        if state["schema"] > SCHEMA:
+            raise InputError(f"state must be of schema {SCHEMA} or older, got {state['schema']}; update batchwright")
+        for name, here in (("scaler", self.scaler), ("clock", self.clock)):
+            if (state[name] is None) != (here is None):
+                raise InputError(
+                    f"{name} must be given as in the run, got {'none' if here is None else 'one'}; make the engine as it was"
+                )
+        self.stream.load_state_dict(state["stream"])
+        self._choice.load_state_dict(state["choice"])
+        self.num_steps, self.num_updates = state["num_steps"], state["num_updates"]
+        self.num_examples, self.micro_batch_size = state["num_examples"], state["micro_batch_size"]
+        for name in ("weight_per_example", "num_tokens"):
+            value = state[name]
+            setattr(self, f"_{name}", None if value is None else value.to(self.ranks.device))
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.clock is not None:
+            self.clock.load_state_dict(state["clock"])
+        self._update = None
+        RandomState.from_state(state["random"]).restore()
