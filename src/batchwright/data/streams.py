@@ -1,86 +1,18 @@
 """Whatever a user has to train on, as one stream of examples from which batches of any size are taken."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from batchwright.core.batches import Batch
 from batchwright.core.checks import check_choice
 from batchwright.core.errors import InputError
 from batchwright.data.loader_stream import LoaderStream, is_loader
 from batchwright.data.map_stream import LAST_BATCHES, Collate, MapStream
 
-
-class Stream(Protocol):
-    """One rank's examples; a batch is begun with `reserve`, taken in parts, and ended with `commit`."""
-
-    @property
-    def num_examples(self) -> int | None:
-        """In an epoch on all ranks; None where that is not known."""
-        ...
-
-    @property
-    def epoch(self) -> int:
-        """Epochs that are finished."""
-        ...
-
-    @property
-    def share(self) -> int:
-        """Examples of the begun batch that belong to this rank, at most."""
-        ...
-
-    @property
-    def largest_share(self) -> int:
-        """The largest share of any rank."""
-        ...
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether nothing is left of this rank's share."""
-        ...
-
-    @property
-    def has_more(self) -> bool:
-        """Whether this rank has another example in this epoch."""
-        ...
-
-    def reserve(self, batch_size: int) -> int:
-        """Begin a batch; its examples on all ranks, at most; 0 where the epoch ends without it."""
-        ...
-
-    def take(self, count: int) -> tuple[Batch, int]:
-        """The next examples of the share, with their number."""
-        ...
-
-    def stand_in(self) -> Batch:
-        """Some example as a batch of one."""
-        ...
-
-    def keep(self) -> None:
-        """Make the begun batch fit for `rewind`."""
-        ...
-
-    def rewind(self) -> None:
-        """Back to the beginning of the begun batch."""
-        ...
-
-    def commit(self) -> None:
-        """The begun batch has been used."""
-        ...
-
-    def next_epoch(self) -> None:
-        """Leave out what is left of this epoch, where the stream does not end it by itself."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on: plain values and tensors."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
-        ...
+# One rank's examples: a batch is begun with `reserve`, taken in parts with `take`, and ended with `commit`.
+Stream = MapStream | LoaderStream
 
 
 def make_stream(

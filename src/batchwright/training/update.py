@@ -66,7 +66,7 @@ class Update:
             yield batch if engine.device is None else to_device(batch, engine.device)
             if self._state == "skipped":
                 return
-            if self._present is not None:
+            if self._waits:
                 raise InputError(
                     f"update.backward(losses) must be called once for each micro-batch, got none for number {number + 1} of "
                     f"{len(self._sizes)}; call it, or call update.skip() to leave the update out"
@@ -143,6 +143,11 @@ class Update:
             raise InputError("update.loss must be read after a backward pass, got none yet")
         total = self._weight if self._weight is not None else self.num_examples
         return float(self._loss_sum) / max(float(total), 1e-300)
+
+    @property
+    def _waits(self) -> bool:
+        """Whether a micro-batch waits for its backward pass."""
+        return self._present is not None
 
     @property
     def ending(self) -> bool:
