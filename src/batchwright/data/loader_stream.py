@@ -139,11 +139,13 @@ class LoaderStream:
         if self._resumed is not None:
             return self._resumed
         handed, state = self._states[0] if self._states else (0, None)
+        own = None if self._own is None else self._own.get_state()
         return {
             "kind": "loader",
             "epoch": self.epoch,
             "position": self._position,
             "start": self._start,
+            "own": own,
             "source": {"handed": handed, "state": state},
         }
 
@@ -161,12 +163,14 @@ class LoaderStream:
         self._reserved = self._taken = 0
         self._recut, self._start, self._states = None, state["start"], []
         self._resumed = state
+        if self._own is not None and state["own"] is not None:
+            self._own.set_state(state["own"].cpu())
 
     def _open(self) -> None:
         resumed, self._resumed = self._resumed, None
         if resumed is None or resumed["start"] is None:
-            own = getattr(self._source, "generator", None)
-            self._start = {"random": RandomState.capture().to_state(), "own": None if own is None else own.get_state()}
+            own = None if self._own is None else self._own.get_state()
+            self._start = {"random": RandomState.capture().to_state(), "own": own}
             self._recut = Recut(self._chunks(0, self._iterator()))
             return
         now = RandomState.capture()
@@ -186,11 +190,16 @@ class LoaderStream:
                 f"{handed + found}; resume with the same data"
             )
 
+    @property
+    def _own(self) -> torch.Generator | None:
+        """The generator of a user's loader."""
+        return None if self._generator is not None else getattr(self._source, "generator", None)
+
     def _iterator(self, own: torch.Tensor | None = None) -> Iterator[Batch]:
         if self._generator is not None:
             self._generator.manual_seed((self._seed * 1_000_003 + self.epoch) % (2**63 - 1))
-        elif own is not None and getattr(self._source, "generator", None) is not None:
-            self._source.generator.set_state(own.cpu())
+        elif own is not None and self._own is not None:
+            self._own.set_state(own.cpu())
         for name in ("dataset", "sampler", "batch_sampler"):
             told = getattr(getattr(self._source, name, None), "set_epoch", None)
             if callable(told):

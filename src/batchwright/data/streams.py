@@ -85,7 +85,6 @@ def make_stream(
         batch_size=chunk_size,
         collate_fn=collate_fn or default_collate,
         num_workers=num_workers,
-        persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
         generator=generator,
     )
