@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,19 +13,19 @@ from batchwright.adapt import Controller, Decision, Fixed
 from batchwright.core.checks import check_int, check_number
 from batchwright.core.errors import InputError
 from batchwright.core.objectives import Loss
-from batchwright.core.preserve import RandomState
 from batchwright.core.statistics import Interval
 from batchwright.data.map_stream import Collate
 from batchwright.data.streams import make_stream
 from batchwright.planning.example_clock import ExampleClock
 from batchwright.training.batch_choice import BatchChoice
+from batchwright.training.counts import Counts
+from batchwright.training.engine_state import load_state, save_state
 from batchwright.training.follow import Follower
 from batchwright.training.ranks import ranks_of
 from batchwright.training.retry import step_with_retry
+from batchwright.training.split import micro_batch_sizes
 from batchwright.training.step_noise import Gatherer, StepStatistics
 from batchwright.training.update import Update
-
-SCHEMA = 1
 
 
 class BatchEngine:
@@ -65,12 +66,12 @@ class BatchEngine:
         before_step: Called with the update when its gradient is whole and unscaled and clipped, before the optimizer's step.
 
     Attributes:
-        batch_size: Examples of the next step on all ranks.
         micro_batch_size: Most examples in one forward pass of a rank.
-        num_steps: Steps that the optimizer has made.
-        num_updates: The same with those that were skipped.
-        num_examples: Examples used, on all ranks.
-        epoch: Epochs that are finished.
+        ranks: The processes.
+        stream: The examples of this rank.
+        choice: What chooses the next batch size.
+        gatherer: Of the gradient's statistics.
+        counts: What has been used so far.
 
     Raises:
         InputError: If an argument breaks a rule, or the policy needs what the engine does not measure.
@@ -142,7 +143,7 @@ class BatchEngine:
         )
         self.device = None if device == "none" else torch.device(device or self.ranks.device)
         follower = Follower(optimizer, base_batch_size=first, clock=clock, name=optimizer_rules, rules=rules)
-        self._choice = BatchChoice(
+        self.choice = BatchChoice(
             policy or Fixed(),
             optimizer,
             follower,
@@ -150,17 +151,30 @@ class BatchEngine:
             num_train=self.stream.num_examples,
             name=optimizer_rules,
         )
-        self.gatherer = Gatherer(self.ranks, self._choice.needs)
-        self.num_steps = self.num_updates = self.num_examples = 0
-        self._num_tokens: Tensor | None = None
-        self._weight_per_example: Tensor | None = None
+        self.gatherer = Gatherer(self.ranks, self.choice.needs)
+        self.counts = Counts()
         self._update: Update | None = None
-        self._choice.after_step(step=0, num_examples=0, epoch=0, statistics=StepStatistics())
+        self.choice.after_step(step=0, num_examples=0, epoch=0, statistics=StepStatistics())
 
     @property
     def batch_size(self) -> int:
         """Examples of the next step on all ranks."""
-        return self._choice.batch_size
+        return self.choice.batch_size
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that the optimizer has made."""
+        return self.counts.num_steps
+
+    @property
+    def num_updates(self) -> int:
+        """The same with those that were left out or overflowed."""
+        return self.counts.num_updates
+
+    @property
+    def num_examples(self) -> int:
+        """Examples used, on all ranks."""
+        return self.counts.num_examples
 
     @property
     def epoch(self) -> int:
@@ -170,12 +184,12 @@ class BatchEngine:
     @property
     def decision(self) -> Decision:
         """The policy's last decision, with its reason."""
-        return self._choice.decision
+        return self.choice.decision
 
     @property
     def noise_scale(self) -> Interval | None:
         """Running noise scale in examples with its 95 % interval; None while there is none, or the policy needs none."""
-        return self._choice.noise.interval()
+        return self.choice.noise.interval()
 
     def __iter__(self) -> Iterator[Update]:
         """The updates that are left of this epoch.
@@ -226,34 +240,27 @@ class BatchEngine:
         return self._update
 
     def _sizes(self) -> tuple[list[int], bool]:
-        """Examples of each micro-batch of this rank, as equal as can be, and whether their gradients are measured."""
-        share, most = self.stream.share, self.stream.largest_share
-        num_parts = math.ceil(most / (self.micro_batch_size or most))
-        gatherer = self.gatherer
-        measured = gatherer.active and (self.num_steps + 1) % self._noise_every == 0
-        if measured:
-            wanted = max(num_parts, gatherer.min_parts)
-            wanted += wanted % 2 if gatherer.even else 0
-            measured = wanted <= max(most, 1)
-            num_parts = wanted if measured else num_parts
-        if not self.ranks.sharded:
-            num_parts = min(num_parts, max(share, 1))
-        base, larger = divmod(share, num_parts)
-        return [base + 1] * larger + [base] * (num_parts - larger), measured
+        """Examples of each micro-batch of this rank, and whether the gradients of the micro-batches are measured."""
+        split = partial(
+            micro_batch_sizes,
+            self.stream.share,
+            largest_share=self.stream.largest_share,
+            micro_batch_size=self.micro_batch_size,
+            keep_number=self.ranks.sharded,
+        )
+        if self.gatherer.active and (self.num_steps + 1) % self._noise_every == 0:
+            sizes = split(min_parts=self.gatherer.min_parts, even=self.gatherer.even)
+            if sizes is not None:
+                return sizes, True
+        sizes = split()
+        assert sizes is not None
+        return sizes, False
 
     def begin(self, update: Update) -> None:
         """An update is begun by its loop."""
         self.optimizer.zero_grad(set_to_none=True)
         if update.measured:
             self.gatherer.begin(update.num_micro_batches)
-
-    def weight_per_example(self, weight: Tensor, num_examples: int) -> Tensor:
-        """Expected weight of an example: that of the last update, or of the first micro-batches of all ranks."""
-        if self._weight_per_example is None:
-            counts = torch.stack([weight, torch.as_tensor(num_examples, dtype=weight.dtype, device=weight.device)])
-            found = self.ranks.sum(counts)
-            self._weight_per_example = torch.where(found[0] > 0, found[0] / found[1], torch.ones_like(found[0]))
-        return self._weight_per_example
 
     def end(self, update: Update) -> None:
         """All gradients of an update are there: put them right, step, and choose what comes next."""
@@ -281,13 +288,9 @@ class BatchEngine:
         if self._before_step is not None:
             self._before_step(update)
         update.stepped = self._step()
-        loss = update.mean_over_ranks() if "loss" in self._choice.needs else None
+        loss = update.mean_over_ranks() if "loss" in self.choice.needs else None
         if isinstance(total_weight, Tensor):
-            self._weight_per_example = torch.where(
-                total_weight > 0, total_weight / num_examples, torch.ones_like(total_weight)
-            )
-            counted = total_weight.double()
-            self._num_tokens = counted if self._num_tokens is None else self._num_tokens + counted
+            self.counts.add_weight(total_weight, num_examples)
         self._finish(update, num_examples)
         if update.stepped:
             self._choose(statistics, loss)
@@ -300,20 +303,20 @@ class BatchEngine:
 
     def _step(self) -> bool:
         """Whether the optimizer stepped."""
-        self.num_updates += 1
+        self.counts.num_updates += 1
         if self.scaler is None:
             self.optimizer.step()
-            self.num_steps += 1
+            self.counts.num_steps += 1
             return True
         before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         stepped = bool(self.scaler.get_scale() >= before)  # it backs off if and only if a gradient was not finite
-        self.num_steps += stepped
+        self.counts.num_steps += stepped
         return stepped
 
     def _finish(self, update: Update, num_examples: int) -> None:
-        self.num_examples += num_examples
+        self.counts.num_examples += num_examples
         self.stream.commit()
         if self.stream.num_examples is None and not self.ranks.all_have(self.stream.has_more):
             self.stream.next_epoch()
@@ -329,13 +332,13 @@ class BatchEngine:
             finite = math.isfinite(trace) and math.isfinite(grad_sq_norm)
             noise = type(noise)(trace=trace, grad_sq_norm=grad_sq_norm) if finite else None
         num_tokens = None
-        if "num_tokens" in self._choice.needs:
-            if self._num_tokens is None:
+        if "num_tokens" in self.choice.needs:
+            if self.counts.num_tokens is None:
                 raise InputError(
                     "policy counts tokens, got none; call update.backward(losses, weights) with the tokens of each loss"
                 )
-            num_tokens = round(float(self._num_tokens))
-        self._choice.after_step(
+            num_tokens = round(float(self.counts.num_tokens))
+        self.choice.after_step(
             step=self.num_steps,
             num_examples=self.num_examples,
             epoch=self.epoch,
@@ -351,7 +354,7 @@ class BatchEngine:
         self.optimizer.zero_grad(set_to_none=True)
         while self.stream.num_examples is None and not self.stream.exhausted:
             update.count(self.stream.take(self.micro_batch_size or self.stream.share)[1])
-        self.num_updates += 1
+        self.counts.num_updates += 1
         self._finish(update, self._count(update))
 
     def put_back(self, update: Update) -> None:
@@ -365,7 +368,7 @@ class BatchEngine:
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on bit by bit beside the states of model and optimizer: plain values and tensors.
 
-        Between two updates, of each rank its own: random generators and what an iterable data set has given are a rank's own.
+        Between two updates, and of each rank its own: random generators, and what an iterable data set has given, are a rank's own.
 
         Raises:
             InputError: Inside an update.
@@ -374,46 +377,15 @@ class BatchEngine:
             raise InputError(
                 "state_dict() must be called between two updates, got a call inside one; call it after the inner loop"
             )
-        return {
-            "schema": SCHEMA,
-            "num_steps": self.num_steps,
-            "num_updates": self.num_updates,
-            "num_examples": self.num_examples,
-            "micro_batch_size": self.micro_batch_size,
-            "choice": self._choice.state_dict(),
-            "stream": self.stream.state_dict(),
-            "weight_per_example": self._weight_per_example,
-            "num_tokens": self._num_tokens,
-            "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "clock": None if self.clock is None else self.clock.state_dict(),
-            "random": RandomState.capture().to_state(),
-        }
+        return save_state(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`, in an engine that was made as the first one; the global random generators are set too.
 
-        Load model and optimizer by their own states. Where the scheduler of a clock is one, it is loaded here.
+        Load model and optimizer by their own states; the scheduler of a clock is loaded here.
 
         Raises:
             InputError: If the state is that of a newer version, of another data set or of another policy.
         """
-        if state["schema"] > SCHEMA:
-            raise InputError(f"state must be of schema {SCHEMA} or older, got {state['schema']}; update batchwright")
-        for name, here in (("scaler", self.scaler), ("clock", self.clock)):
-            if (state[name] is None) != (here is None):
-                raise InputError(
-                    f"{name} must be given as in the run, got {'none' if here is None else 'one'}; make the engine as it was"
-                )
-        self.stream.load_state_dict(state["stream"])
-        self._choice.load_state_dict(state["choice"])
-        self.num_steps, self.num_updates = state["num_steps"], state["num_updates"]
-        self.num_examples, self.micro_batch_size = state["num_examples"], state["micro_batch_size"]
-        for name in ("weight_per_example", "num_tokens"):
-            value = state[name]
-            setattr(self, f"_{name}", None if value is None else value.to(self.ranks.device))
-        if self.scaler is not None:
-            self.scaler.load_state_dict(state["scaler"])
-        if self.clock is not None:
-            self.clock.load_state_dict(state["clock"])
+        load_state(self, state)
         self._update = None
-        RandomState.from_state(state["random"]).restore()

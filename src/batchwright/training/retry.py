@@ -1,20 +1,38 @@
 """An update that is tried again with smaller micro-batches where the device's memory is too small."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol, runtime_checkable
 
 import torch
+from torch import nn
 
 from batchwright.core.errors import DoesNotFitError
 from batchwright.core.objectives import Loss
 from batchwright.core.preserve import RandomState
+from batchwright.data.streams import Stream
+from batchwright.training.ranks import Ranks
+from batchwright.training.update import Update
 
-if TYPE_CHECKING:
-    from batchwright.training.engine import BatchEngine
-    from batchwright.training.update import Update
+
+@runtime_checkable
+class Retried(Protocol):
+    """What is needed of an engine."""
+
+    model: nn.Module
+    stream: Stream
+    ranks: Ranks
+    micro_batch_size: int | None
+
+    def next_update(self) -> Update | None:
+        """The next update; None where an epoch ends without another."""
+        ...
+
+    def put_back(self, update: Update) -> None:
+        """An update is to be made anew."""
+        ...
 
 
-def step_with_retry(engine: "BatchEngine", loss: Loss) -> "Update":
+def step_with_retry(engine: Retried, loss: Loss) -> Update:
     """One whole update of an engine; an out-of-memory error in a forward or backward pass halves its micro-batches.
 
     An error in the optimizer's own step is raised as it is: parameters may have moved by then.

@@ -5,16 +5,41 @@ tokens, whose sum is known only at the end: the gradient is accumulated over an 
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from batchwright.core.batches import Batch, to_device
 from batchwright.core.errors import InputError, TaskError
+from batchwright.data.streams import Stream
+from batchwright.training.counts import Counts
+from batchwright.training.ranks import Ranks
+from batchwright.training.step_noise import Gatherer
 
-if TYPE_CHECKING:
-    from batchwright.training.engine import BatchEngine
+
+@runtime_checkable
+class Host(Protocol):
+    """What an update needs of the engine that it belongs to."""
+
+    stream: Stream
+    ranks: Ranks
+    gatherer: Gatherer
+    counts: Counts
+    device: torch.device | None
+    scaler: Any
+
+    def begin(self, update: "Update") -> None:
+        """The loop over an update begins."""
+        ...
+
+    def end(self, update: "Update") -> None:
+        """All its gradients are there."""
+        ...
+
+    def leave_out(self, update: "Update") -> None:
+        """It is to be dropped."""
+        ...
 
 
 class Update:
@@ -29,7 +54,7 @@ class Update:
         grad_norm: Of the whole gradient before clipping, on the device; None without ``max_grad_norm``.
     """
 
-    def __init__(self, engine: "BatchEngine", *, batch_size: int, sizes: list[int], measured: bool) -> None:
+    def __init__(self, engine: Host, *, batch_size: int, sizes: list[int], measured: bool) -> None:
         self.batch_size = batch_size
         self.num_micro_batches = len(sizes)
         self.stepped = False
@@ -104,7 +129,9 @@ class Update:
             weight = weights.sum()
             if self._expected_weight is None:
                 self._weight = torch.zeros_like(weight)
-                self._expected_weight = self._expected * engine.weight_per_example(weight, num_examples)
+                self._expected_weight = self._expected * engine.counts.expected_weight(
+                    weight, num_examples, engine.ranks
+                )
             assert self._weight is not None
             self._weight += weight
             scale = engine.ranks.world_size / self._expected_weight
