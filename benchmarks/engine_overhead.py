@@ -2,11 +2,12 @@
 
     python -m benchmarks.engine_overhead [--rounds N] [--models cnn gpt]
 
-Every row is four optimizer steps of one batch size, from the same tensors in memory, each over as many micro-batches; so a measurement
-every fourth step is in its share. The loop written by hand indexes the tensors by a shuffled order, divides the mean loss by the number of
-micro-batches and steps. Rows "one forward pass" take the batch whole; the engine splits it in two on the steps that it measures. "By
-hand against itself" shows what the rest is worth. Accelerate and Lightning Fabric have the same loop with their own calls; they measure
-nothing. A peer that is not installed is left out. Ratios and 95 % intervals as in benchmarks/ratios.py: process CPU time on one thread.
+Every row is four optimizer steps of one batch size, from the same tensors in memory, each over as many micro-batches; so a
+measurement every fourth step is in its share. The loop written by hand indexes the tensors by a shuffled order, divides the mean loss
+by the number of micro-batches and steps. Rows "one forward pass" take the batch whole; the engine splits it in two on the steps that
+it measures. "By hand, against itself" shows what the rest is worth. Accelerate and Lightning Fabric have the same loop with their own
+calls; they measure nothing. A peer that is not installed is left out. Ratios and 95 % intervals as in benchmarks/ratios.py: process
+CPU time on one thread.
 """
 
 import argparse

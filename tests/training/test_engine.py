@@ -349,6 +349,67 @@ def test_the_inner_loop_must_be_gone_through():
         next(updates)
 
 
+def test_an_iterable_is_left_out_and_dropped_like_any_other():
+    loader = torch.utils.data.DataLoader(make_data(70), batch_size=9)
+    for last, sizes in (("short", [30, 30, 10]), ("drop", [30, 30])):
+        model = make_model()
+        engine = BatchEngine(
+            model, torch.optim.SGD(model.parameters(), lr=0.1), loader, batch_size=30, micro_batch_size=8, last=last
+        )
+        found = []
+        for update in engine:
+            for batch in update:
+                update.backward(loss(model, batch))
+            if update.stepped:
+                found.append(update.batch_size)
+        assert found == sizes
+        assert (engine.epoch, engine.num_examples) == (1, 70)
+    engine = BatchEngine(model, torch.optim.SGD(model.parameters(), lr=0.1), loader, batch_size=30, micro_batch_size=8)
+    for update in engine:
+        for batch in update:
+            update.backward(loss(model, batch))
+            update.skip()
+    assert (engine.num_steps, engine.num_updates, engine.num_examples, engine.epoch) == (0, 3, 70, 1)
+
+
+def test_the_gradient_of_a_short_last_batch_of_a_loader_is_that_of_what_it_holds():
+    loader = torch.utils.data.DataLoader(make_data(35), batch_size=9)
+    model, seen = make_model(), []
+    engine = BatchEngine(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        loader,
+        batch_size=30,
+        micro_batch_size=8,
+        max_grad_norm=1e6,
+        before_step=lambda update: seen.append((gradient(model), parameters(model))),
+    )
+    for update in engine:
+        for batch in update:
+            update.backward(loss(model, batch))
+    reference = make_model()
+    nn.utils.vector_to_parameters(seen[1][1], reference.parameters())
+    wanted = big_batch_gradient(reference, tuple(tensor[30:] for tensor in make_data(35).tensors))
+    assert relative_error(seen[1][0], wanted) < 1e-6
+    assert float(update.grad_norm) == pytest.approx(float(wanted.norm()), rel=1e-5)
+
+
+def test_a_policy_may_count_weights_as_tokens():
+    model = make_model()
+    policy = Schedule(schedule="0:8 40:16", unit="tokens")
+    engine = make_engine(model, batch_size=8, policy=policy)
+    sizes = []
+    for update in engine:
+        for batch in update:
+            losses = loss(model, batch)
+            update.backward(losses, weights=torch.full_like(losses, 2.5))
+        sizes.append(update.batch_size)
+    assert sizes == [8, 8, 16, 16, 16, 16, 16, 4]
+    engine = make_engine(model, batch_size=8, policy=policy)
+    with pytest.raises(InputError, match="policy counts tokens, got none"):
+        run(engine, 1)
+
+
 def test_misuse_of_backward_is_named():
     engine = make_engine(batch_size=20, micro_batch_size=5)
     update = next(iter(engine))
@@ -380,6 +441,7 @@ def test_misuse_of_backward_is_named():
         ({}, "batch_size must be given"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
         ({"batch_size": 8, "micro_batch_size": 0}, "micro_batch_size must be an integer of at least 1"),
+        ({"batch_size": 101}, "batch_size must be at most the number of training examples, got 101 for 100"),
         ({"batch_size": 8, "last": "other"}, "last must be one of drop, short, wrap"),
         ({"batch_size": 8, "max_grad_norm": 0.0}, "max_grad_norm must be"),
         ({"batch_size": 8, "policy": Seesaw(decay="1:0.5")}, "seesaw must go with an optimizer that normalises"),

@@ -59,7 +59,12 @@ class BatchChoice:
         if not isinstance(policy, Fixed):  # any optimizer will do where nothing changes
             momentum = read_group(optimizer.param_groups[0]).momentum
             check_optimizer(policy, name or optimizer_name(optimizer), momentum=momentum or 0.0)
-        self.batch_size = batch_size if num_train is None else min(batch_size, num_train)
+        if num_train is not None and batch_size > num_train:
+            raise InputError(
+                f"batch_size must be at most the number of training examples, got {batch_size} for {num_train}; "
+                f"use {num_train} or fewer"
+            )
+        self.batch_size = batch_size
         self.noise = RunningNoiseScale()
         self.needs = policy.needs
         self._state = policy.init(batch_size=self.batch_size)

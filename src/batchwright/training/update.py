@@ -4,6 +4,7 @@ The mean is over all examples of the step, on all ranks, whatever the sizes of t
 tokens, whose sum is known only at the end: the gradient is accumulated over an expected sum and put right once, before clipping.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -150,8 +151,10 @@ class Update:
 
         Leave the inner loop then, or let it go on: it ends at once. With several ranks, all must do so.
         """
-        if self._state == "done":
-            raise InputError("update.skip() must be called before the step is made, got an update that is done")
+        if self.ending:
+            raise InputError(
+                "update.skip() must be called before the step is made, got a call after the last micro-batch; call it in the inner loop"
+            )
         if self._state == "new":
             self._engine.begin(self)
         if self._state != "skipped":
@@ -209,7 +212,7 @@ class Update:
         assert self._loss_sum is not None
         weight = torch.as_tensor(self.local_weight, dtype=self._loss_sum.dtype, device=self._loss_sum.device)
         loss_sum, total = self._engine.ranks.sum(torch.stack([self._loss_sum, weight])).tolist()
-        return float(loss_sum / total)
+        return float(loss_sum / total) if total else math.nan
 
     def count(self, num_examples: int) -> None:
         """Further examples were taken without a micro-batch."""
