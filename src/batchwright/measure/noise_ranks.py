@@ -33,6 +33,9 @@ class RankNoise:
             equal sizes both are the same.
         inner: Communication hook that reduces, called as ``inner(process_group, bucket)``; DDP's own mean when left out.
 
+    Attributes:
+        recording: Whether norms are taken; false lets gradients be reduced as if it were not there.
+
     Example (under ``torchrun``; ``noise`` is for one model)::
 
         noise = RankNoise()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from batchwright.core.errors import InputError
 from batchwright.training.ranks import Ranks
 
 
@@ -47,6 +48,18 @@ class Counts:
         self.weight_per_example = torch.where(weight > 0, weight / num_examples, torch.ones_like(weight))
         counted = weight.double()
         self.num_tokens = counted if self.num_tokens is None else self.num_tokens + counted
+
+    def tokens(self) -> int:
+        """Sum of all weights, rounded; it waits for the device.
+
+        Raises:
+            InputError: If no update had weights.
+        """
+        if self.num_tokens is None:
+            raise InputError(
+                "policy counts tokens, got none; call update.backward(losses, weights) with the tokens of each loss"
+            )
+        return round(float(self.num_tokens))
 
     def to_state(self) -> dict[str, Any]:
         """Plain values and tensors."""

@@ -21,6 +21,7 @@ from batchwright.training.batch_choice import BatchChoice
 from batchwright.training.counts import Counts
 from batchwright.training.engine_state import load_state, save_state
 from batchwright.training.follow import Follower
+from batchwright.training.gradient_step import finish_gradient, optimizer_step
 from batchwright.training.ranks import ranks_of
 from batchwright.training.retry import step_with_retry
 from batchwright.training.split import micro_batch_sizes
@@ -278,22 +279,30 @@ class BatchEngine:
                 num_examples=num_examples,
                 scale=float(factor) / loss_scale,
             )
-        if self.scaler is not None:
-            self.scaler.unscale_(self.optimizer)
-        if isinstance(factor, Tensor) or factor != 1.0:
-            grads = [parameter.grad for parameter in self.ranks.parameters if parameter.grad is not None]
-            torch._foreach_mul_(grads, factor)
-        if self._max_grad_norm is not None:
-            update.grad_norm = nn.utils.clip_grad_norm_(self.ranks.parameters, self._max_grad_norm)
+        update.grad_norm = finish_gradient(
+            self.ranks.parameters,
+            self.optimizer,
+            scaler=self.scaler,
+            factor=factor,
+            max_grad_norm=self._max_grad_norm,
+        )
         if self._before_step is not None:
             self._before_step(update)
-        update.stepped = self._step()
+        update.stepped = optimizer_step(self.optimizer, self.scaler)
+        self.counts.num_steps += update.stepped
         loss = update.mean_over_ranks() if "loss" in self.choice.needs else None
         if isinstance(total_weight, Tensor):
             self.counts.add_weight(total_weight, num_examples)
         self._finish(update, num_examples)
         if update.stepped:
-            self._choose(statistics, loss)
+            self.choice.after_step(
+                step=self.num_steps,
+                num_examples=self.num_examples,
+                epoch=self.epoch,
+                statistics=statistics,
+                loss=loss,
+                num_tokens=self.counts.tokens() if "num_tokens" in self.choice.needs else None,
+            )
 
     def _count(self, update: Update) -> int:
         """Examples of an update on all ranks."""
@@ -301,21 +310,8 @@ class BatchEngine:
             return update.batch_size
         return int(self.ranks.sum(torch.tensor(update.num_examples, device=self.ranks.device)))
 
-    def _step(self) -> bool:
-        """Whether the optimizer stepped."""
-        self.counts.num_updates += 1
-        if self.scaler is None:
-            self.optimizer.step()
-            self.counts.num_steps += 1
-            return True
-        before = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        stepped = bool(self.scaler.get_scale() >= before)  # it backs off if and only if a gradient was not finite
-        self.counts.num_steps += stepped
-        return stepped
-
     def _finish(self, update: Update, num_examples: int) -> None:
+        self.counts.num_updates += 1
         self.counts.num_examples += num_examples
         self.stream.commit()
         if self.stream.num_examples is None and not self.ranks.all_have(self.stream.has_more):
@@ -325,28 +321,6 @@ class BatchEngine:
         update.close(num_examples)
         self._update = None
 
-    def _choose(self, statistics: StepStatistics, loss: float | None) -> None:
-        noise = statistics.noise
-        if noise is not None:
-            trace, grad_sq_norm = self.ranks.agree([noise.trace, noise.grad_sq_norm])
-            finite = math.isfinite(trace) and math.isfinite(grad_sq_norm)
-            noise = type(noise)(trace=trace, grad_sq_norm=grad_sq_norm) if finite else None
-        num_tokens = None
-        if "num_tokens" in self.choice.needs:
-            if self.counts.num_tokens is None:
-                raise InputError(
-                    "policy counts tokens, got none; call update.backward(losses, weights) with the tokens of each loss"
-                )
-            num_tokens = round(float(self.counts.num_tokens))
-        self.choice.after_step(
-            step=self.num_steps,
-            num_examples=self.num_examples,
-            epoch=self.epoch,
-            statistics=StepStatistics(noise=noise, cosine=statistics.cosine),
-            loss=loss,
-            num_tokens=num_tokens,
-        )
-
     def leave_out(self, update: Update) -> None:
         """Drop the gradients of an update, and count its examples as used."""
         if update.measured:
@@ -354,7 +328,6 @@ class BatchEngine:
         self.optimizer.zero_grad(set_to_none=True)
         while self.stream.num_examples is None and not self.stream.exhausted:
             update.count(self.stream.take(self.micro_batch_size or self.stream.share)[1])
-        self.counts.num_updates += 1
         self._finish(update, self._count(update))
 
     def put_back(self, update: Update) -> None:

@@ -1,5 +1,6 @@
 """Statistics of the gradient that are gathered while an optimizer step is made of its parts: micro-batches, or the ranks of a job."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -129,5 +130,9 @@ class Gatherer:
         if noise is not None:
             # The trace is that of a unit of weight; an example has total_weight / num_examples of them.
             squared, units = scale * scale, num_examples / total_weight
-            noise = StepNoise(trace=noise.trace * squared * units, grad_sq_norm=noise.grad_sq_norm * squared)
+            values = [noise.trace * squared * units, noise.grad_sq_norm * squared]
+            # Decisions are made from these, so they must be the same on all ranks to the last bit.
+            trace, grad_sq_norm = self._ranks.agree(values)
+            finite = math.isfinite(trace) and math.isfinite(grad_sq_norm)
+            noise = StepNoise(trace=trace, grad_sq_norm=grad_sq_norm) if finite else None
         return StepStatistics(noise=noise, cosine=cosine)
