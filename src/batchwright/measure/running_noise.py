@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from batchwright.core.checks import check_number
 from batchwright.core.statistics import Interval, ratio_interval
-from batchwright.core.vectors import gradients, sq_norm
+from batchwright.core.vectors import FlatCopy, gradients
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,7 @@ class MicroBatchNorms:
 
     def __init__(self, parameters: list[nn.Parameter], read: Callable[[], list[Tensor]] | None = None) -> None:
         self._read = read or (lambda: gradients(parameters))
-        self._before: list[Tensor] | None = None
+        self._before: FlatCopy | None = None
         self._sizes: list[int | Tensor] = []
         self._sq_norms: list[Tensor] = []
 
@@ -57,13 +57,13 @@ class MicroBatchNorms:
         """
         now = self._read()
         if self._before is None:
-            self._sq_norms.append(sq_norm(now))
-            self._before = [tensor.clone() for tensor in now]
+            self._before = FlatCopy(now)
+            self._sq_norms.append(self._before.sq_norm())
         else:
             # In place, because on a CPU fresh buffers cost more than the arithmetic; the sign does not matter to a norm.
-            torch._foreach_sub_(self._before, now)
-            self._sq_norms.append(sq_norm(self._before))
-            torch._foreach_copy_(self._before, now)
+            self._before.subtract_(now)
+            self._sq_norms.append(self._before.sq_norm())
+            self._before.copy_(now)
         self._sizes.append(num_examples)
 
     def step_noise(self) -> StepNoise | None:
@@ -76,7 +76,8 @@ class MicroBatchNorms:
         batch_size = sizes.sum()
         # What was accumulated is (n_j / B) g_j, so n_j ||g_j||^2 = ||part_j||^2 B^2 / n_j.
         weighted = float((torch.stack(self._sq_norms).cpu().numpy()[known] * batch_size**2 / sizes).sum())
-        mean_sq_norm = float(sq_norm(self._read()))
+        assert self._before is not None
+        mean_sq_norm = float(self._before.sq_norm())
         trace = (weighted - batch_size * mean_sq_norm) / (len(sizes) - 1)
         return StepNoise(trace=float(trace), grad_sq_norm=float(mean_sq_norm - trace / batch_size))
 
