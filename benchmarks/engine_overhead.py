@@ -152,7 +152,7 @@ def rows(case: Case) -> Iterator[tuple[str, str, Callable[[], None], Callable[[]
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--models", nargs="+", choices=("cnn", "gpt"), default=("cnn", "gpt"))
     options = parser.parse_args()
     torch.set_num_threads(1)
