@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 NAMES = (
+    "engine_overhead",
     "noise_overhead",
     "per_example_norms",
     "curvature",

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from batchwright.planning.plan import Plan
     from batchwright.planning.planner import plan
     from batchwright.tasks.task import OptimizerSpec, Target, Task
+    from batchwright.training.engine import BatchEngine
     from batchwright.training.loop import train
     from batchwright.training.run import Run
     from batchwright.training.verify import Verification, verify
 
 _PLACES = {
+    "BatchEngine": "batchwright.training.engine",
     "Budget": "batchwright.planning.budget",
     "OptimizerSpec": "batchwright.tasks.task",
     "Plan": "batchwright.planning.plan",
@@ -31,6 +33,7 @@ _PLACES = {
 _ROOMS = ("adapt", "measure", "planning")
 
 __all__ = [
+    "BatchEngine",
     "Budget",
     "OptimizerSpec",
     "Plan",

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from batchwright.core.errors import TaskError
-from batchwright.core.vectors import dot, flatten, gradients, num_parameters, sq_norm, trainable
+from batchwright.core.vectors import FlatCopy, dot, flatten, gradients, num_parameters, sq_norm, trainable
 
 
 def tensors(seed: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
@@ -85,3 +85,33 @@ def test_large_tensors_lose_no_digits():
     exact = large.double().square().sum()
     assert abs(sq_norm([large]) - exact) / exact < 1e-6
     assert abs(dot([large], [other]) - large.double() @ other.double()) / exact < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_flat_copy_has_the_norm_of_the_tensors_it_copied(dtype):
+    torch.manual_seed(0)
+    shapes = [(3,), (), (0, 2), (70, 41), (8, 3, 5, 5), (300, 300), (6, 1, 1, 1)]
+    first, second = ([torch.randn(shape).to(dtype) for shape in shapes] for _ in range(2))
+    for tensors in (first, second):
+        tensors[4] = tensors[4].to(memory_format=torch.channels_last)
+        tensors[5] = tensors[5].t()
+
+    def wanted(tensors):
+        return float(sum(tensor.double().square().sum() for tensor in tensors))
+
+    copy = FlatCopy(first)
+    assert float(copy.sq_norm()) == pytest.approx(wanted(first), rel=1e-6)
+    assert all(torch.equal(view, tensor) for view, tensor in zip(copy.views, first, strict=True))
+    copy.subtract_(second)
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    assert float(copy.sq_norm()) == pytest.approx(wanted(differences), rel=1e-6)
+    copy.copy_(second)
+    assert float(copy.sq_norm()) == pytest.approx(wanted(second), rel=1e-6)
+    assert all(torch.equal(view, tensor) for view, tensor in zip(copy.views, second, strict=True))
+
+
+def test_a_flat_copy_holds_tensors_of_different_kinds_and_loses_no_digits():
+    torch.manual_seed(0)
+    tensors = [0.1 * torch.randn(3_000_000), torch.randn(50, dtype=torch.float64), torch.randn(7)]
+    wanted = float(sum(tensor.double().square().sum() for tensor in tensors))
+    assert float(FlatCopy(tensors).sq_norm()) == pytest.approx(wanted, rel=1e-6)

@@ -57,6 +57,72 @@ def slice_batch(batch: Batch, start: int, stop: int) -> Batch:
     return map_tensors(lambda leaf: leaf[start:stop] if leaf.ndim > 0 else leaf, batch)
 
 
+def cut_batch(batch: Batch, start: int, stop: int) -> Batch:
+    """As `slice_batch`, and lists of strings or numbers with one entry an example, as collating makes them, are cut too.
+
+    Raises:
+        InputError: If the batch holds something that cannot be cut by examples.
+    """
+    return _cut(batch, start, stop, batch_length(batch))
+
+
+def _cut(batch: Batch, start: int, stop: int, length: int) -> Batch:
+    if isinstance(batch, Tensor):
+        return batch[start:stop] if batch.ndim > 0 else batch
+    if isinstance(batch, Mapping):
+        return type(batch)({key: _cut(value, start, stop, length) for key, value in batch.items()})  # type: ignore[call-arg]
+    if _is_column(batch):
+        if len(batch) != length:
+            raise InputError(
+                f"a list in a batch must hold one entry an example, got {len(batch)} for {length} examples; "
+                "collate it into a tensor, or leave it out"
+            )
+        return batch[start:stop]
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(_cut(value, start, stop, length) for value in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(_cut(value, start, stop, length) for value in batch)
+    if batch is None or isinstance(batch, str | int | float):
+        return batch  # one for the whole batch
+    raise InputError(
+        f"a batch must be made of tensors, tuples, lists and dicts to be cut anew, got {type(batch).__name__}; "
+        "give the engine the data set and collate_fn in place of a DataLoader, without workers"
+    )
+
+
+def join_batches(batches: Sequence[Batch]) -> Batch:
+    """The examples of several batches of one form, in order, as one batch.
+
+    Raises:
+        InputError: If their forms or shapes differ.
+    """
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+    if isinstance(first, Tensor):
+        if first.ndim == 0:
+            return first
+        shapes = sorted({tuple(batch.shape[1:]) for batch in batches})
+        if len(shapes) > 1:
+            raise InputError(
+                f"batches must agree in all but their first axis to be cut anew, got {shapes[0]} and {shapes[1]}; pad every "
+                "example to one length, or give the engine the data set and collate_fn in place of a DataLoader, without workers"
+            )
+        return torch.cat(list(batches))
+    if isinstance(first, Mapping):
+        return type(first)({key: join_batches([batch[key] for batch in batches]) for key in first})  # type: ignore[call-arg]
+    if _is_column(first):
+        return [entry for batch in batches for entry in batch]
+    if isinstance(first, list | tuple):
+        parts = [join_batches(part) for part in zip(*batches, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
+    return first
+
+
+def _is_column(batch: Batch) -> bool:
+    return isinstance(batch, list) and bool(batch) and all(isinstance(entry, str | int | float) for entry in batch)
+
+
 def split_batch(batch: Batch, micro_batch_size: int) -> Iterator[Batch]:
     """Micro-batches in order, each of ``micro_batch_size`` examples; the last may be shorter.
 

@@ -38,6 +38,30 @@ class RandomState:
         np.random.set_state(self.numpy)
         random.setstate(self.python)
 
+    def to_state(self) -> dict[str, Any]:
+        """Tensors, and lists of plain values for the rest, as a checkpoint holds them."""
+        name, keys, position, has_gauss, cached = self.numpy
+        version, numbers, gauss = self.python
+        return {
+            "torch_cpu": self.torch_cpu,
+            "torch_cuda": list(self.torch_cuda),
+            "numpy": [name, keys.tolist(), position, has_gauss, cached],
+            "python": [version, list(numbers), gauss],
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "RandomState":
+        """The states that `to_state` described."""
+        name, keys, *rest = state["numpy"]
+        version, numbers, gauss = state["python"]
+        return cls(
+            # A generator's state lives on the CPU, wherever a checkpoint was loaded to.
+            torch_cpu=state["torch_cpu"].cpu(),
+            torch_cuda=tuple(tensor.cpu() for tensor in state["torch_cuda"]),
+            numpy=(name, np.array(keys, dtype=np.uint32), *rest),
+            python=(version, tuple(numbers), gauss),
+        )
+
 
 @contextmanager
 def preserved(model: nn.Module, *, generators: Sequence[torch.Generator] = ()) -> Iterator[None]:

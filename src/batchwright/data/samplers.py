@@ -76,6 +76,11 @@ class EpochSampler:
         self._order = self._order_of(self._epoch)
 
     def _order_of(self, epoch: int) -> Tensor:
-        # One generator an epoch, seeded by both numbers: resuming needs no replay of the epochs before.
-        generator = torch.Generator().manual_seed((self._seed * 1_000_003 + epoch) % (2**63 - 1))
-        return torch.randperm(self._num_examples, generator=generator)
+        return epoch_order(self._num_examples, self._seed, epoch)
+
+
+def epoch_order(num_examples: int, seed: int, epoch: int) -> Int[Tensor, " N"]:
+    """The random order of an epoch; it depends on these numbers alone."""
+    # One generator an epoch, seeded by both numbers: resuming needs no replay of the epochs before.
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % (2**63 - 1))
+    return torch.randperm(num_examples, generator=generator)

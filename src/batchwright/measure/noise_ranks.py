@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
-from batchwright.core.checks import check_choice, check_int
+from batchwright.core.checks import check_choice
 from batchwright.core.errors import InputError
 from batchwright.core.vectors import sq_norm
 from batchwright.measure.running_noise import StepNoise
@@ -33,6 +33,9 @@ class RankNoise:
             equal sizes both are the same.
         inner: Communication hook that reduces, called as ``inner(process_group, bucket)``; DDP's own mean when left out.
 
+    Attributes:
+        recording: Whether norms are taken; false lets gradients be reduced as if it were not there.
+
     Example (under ``torchrun``; ``noise`` is for one model)::
 
         noise = RankNoise()
@@ -52,6 +55,7 @@ class RankNoise:
         self._inner = inner
         self._local: list[Tensor] = []
         self._reduced: list[Tensor] = []
+        self.recording = True
 
     def attach(self, model: Any) -> None:
         """Become the communication hook of a `torch.nn.parallel.DistributedDataParallel`; a model takes one, once."""
@@ -59,11 +63,13 @@ class RankNoise:
 
         # Made here, because a build of torch may come without these types.
         def hook(state: None, bucket: dist.GradBucket) -> Future[Tensor]:
+            if not self.recording:
+                plain: Future[Tensor] = inner(self._group, bucket).then(lambda future: _value(future))
+                return plain
             self._local.append(sq_norm([bucket.buffer()]))
 
             def record(future: Future) -> Tensor:
-                value = future.value()
-                reduced: Tensor = value[0] if isinstance(value, list) else value
+                reduced = _value(future)
                 self._reduced.append(sq_norm([reduced]))
                 return reduced
 
@@ -72,16 +78,24 @@ class RankNoise:
 
         model.register_comm_hook(None, hook)
 
-    def step_noise(self, num_examples: int) -> StepNoise | None:
-        """Unbiased estimates of the step just reduced, the same on all ranks; None for a single rank.
+    def clear(self) -> None:
+        """Forget what was recorded since the last `step_noise`."""
+        self._local, self._reduced = [], []
+
+    def step_noise(self, num_examples: float | Tensor) -> StepNoise | None:
+        """Unbiased estimates of the step just reduced, the same on all ranks; None where fewer than two ranks had an example.
 
         Args:
-            num_examples: Examples of this rank, at least 1.
+            num_examples: Examples of this rank, at least 1; with ``weighting="examples"`` it may be 0 for a rank that gave zeros, and
+                a sum of weights where examples have some: the trace is then that of a unit of weight.
 
         Raises:
-            InputError: If no gradient was reduced since the last call.
+            InputError: If no gradient was reduced since the last call, or a number of examples is out of range.
         """
-        check_int("num_examples", num_examples, at_least=1)
+        if not isinstance(num_examples, Tensor) and not (
+            num_examples > 0 or (num_examples == 0 and self._weighting == "examples")
+        ):
+            raise InputError(f"num_examples must be an integer of at least 1, got {num_examples}")
         if not self._local:
             raise InputError("a gradient must have been reduced since the last step_noise(), got none; call backward()")
         local, reduced = torch.stack(self._local).sum(), float(torch.stack(self._reduced).sum())
@@ -94,7 +108,15 @@ class RankNoise:
         table[row, 0], table[row, 1] = local, num_examples
         dist.all_reduce(table, group=self._group)
         rows = table.cpu().numpy()
+        if (rows[:, 1] > 0).sum() < 2:
+            return None
         return rank_step_noise(rows[:, 0], rows[:, 1], reduced, weighting=self._weighting)
+
+
+def _value(future: Any) -> Tensor:
+    value = future.value()
+    found: Tensor = value[0] if isinstance(value, list) else value
+    return found
 
 
 def _mean(group: Any, bucket: Any) -> Any:
@@ -116,8 +138,9 @@ def rank_step_noise(
     """
     sizes, num_ranks = np.asarray(num_examples, dtype=np.float64), len(num_examples)
     if weighting == "examples":
-        weights = sizes  # each rank gave sizes * num_ranks / total times its mean gradient
-        own = np.asarray(local_sq_norms) * (sizes.sum() / (sizes * num_ranks)) ** 2
+        there = sizes > 0  # a rank that had no example gave zeros to the mean
+        weights = sizes = sizes[there]  # each rank gave sizes * num_ranks / total times its mean gradient
+        own = np.asarray(local_sq_norms)[there] * (sizes.sum() / (sizes * num_ranks)) ** 2
         noise_of_mean = 1 / sizes.sum()
     else:
         weights, own = np.ones(num_ranks), np.asarray(local_sq_norms)

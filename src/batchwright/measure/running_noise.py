@@ -5,6 +5,7 @@ averages is far less biased than an average of ratios.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from batchwright.core.checks import check_number
 from batchwright.core.statistics import Interval, ratio_interval
-from batchwright.core.vectors import gradients, sq_norm
+from batchwright.core.vectors import FlatCopy, gradients
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,36 +37,47 @@ class MicroBatchNorms:
     Call `after_micro_batch` after each backward pass of `core.objectives.accumulate_gradient` on empty gradients. One
     copy of the gradient is held until the step ends; nothing waits for the device before `step_noise`. Each micro-batch
     counts by its own norm, so the estimate is that of all parts.
+
+    Args:
+        parameters: Whose gradients are accumulated.
+        read: How the gradients are read, where that is not from ``.grad`` as it is; for shards of them all estimates are sums over
+            the shards.
     """
 
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self._parameters = parameters
-        self._before: list[Tensor] | None = None
-        self._sizes: list[int] = []
+    def __init__(self, parameters: list[nn.Parameter], read: Callable[[], list[Tensor]] | None = None) -> None:
+        self._read = read or (lambda: gradients(parameters))
+        self._before: FlatCopy | None = None
+        self._sizes: list[int | Tensor] = []
         self._sq_norms: list[Tensor] = []
 
-    def after_micro_batch(self, num_examples: int) -> None:
-        """Take in the micro-batch of ``num_examples`` examples whose gradient has just been added."""
-        now = gradients(self._parameters)
+    def after_micro_batch(self, num_examples: int | Tensor) -> None:
+        """Take in the micro-batch of ``num_examples`` examples whose gradient has just been added.
+
+        Where examples have weights, that is the sum of them, of any unit: the trace is then that of a unit of weight.
+        """
+        now = self._read()
         if self._before is None:
-            self._sq_norms.append(sq_norm(now))
-            self._before = [tensor.clone() for tensor in now]
+            self._before = FlatCopy(now)
+            self._sq_norms.append(self._before.sq_norm())
         else:
             # In place, because on a CPU fresh buffers cost more than the arithmetic; the sign does not matter to a norm.
-            torch._foreach_sub_(self._before, now)
-            self._sq_norms.append(sq_norm(self._before))
-            torch._foreach_copy_(self._before, now)
+            self._before.subtract_(now)
+            self._sq_norms.append(self._before.sq_norm())
+            self._before.copy_(now)
         self._sizes.append(num_examples)
 
     def step_noise(self) -> StepNoise | None:
-        """The estimates of this step, or None where it had a single micro-batch."""
-        if len(self._sizes) < 2:
+        """The estimates of this step, or None where fewer than two micro-batches had a weight."""
+        sizes = np.array([float(size) for size in self._sizes], dtype=np.float64)
+        known = sizes > 0  # a micro-batch of padding alone has no gradient to compare
+        if known.sum() < 2:
             return None
-        sizes = np.array(self._sizes, dtype=np.float64)
+        sizes = sizes[known]
         batch_size = sizes.sum()
         # What was accumulated is (n_j / B) g_j, so n_j ||g_j||^2 = ||part_j||^2 B^2 / n_j.
-        weighted = float((torch.stack(self._sq_norms).cpu().numpy() * batch_size**2 / sizes).sum())
-        mean_sq_norm = float(sq_norm(gradients(self._parameters)))
+        weighted = float((torch.stack(self._sq_norms).cpu().numpy()[known] * batch_size**2 / sizes).sum())
+        assert self._before is not None
+        mean_sq_norm = float(self._before.sq_norm())
         trace = (weighted - batch_size * mean_sq_norm) / (len(sizes) - 1)
         return StepNoise(trace=float(trace), grad_sq_norm=float(mean_sq_norm - trace / batch_size))
 

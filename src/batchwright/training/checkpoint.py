@@ -58,8 +58,9 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
         tensors, structure = _split(checkpoint.optimizer, "optimizer")
         gauge_tensors, gauge_structure = _split(checkpoint.stability, "stability")
         tensors |= gauge_tensors
-        tensors["random.torch_cpu"] = checkpoint.random_state.torch_cpu
-        for number, state in enumerate(checkpoint.random_state.torch_cuda):
+        generators = checkpoint.random_state.to_state()
+        tensors["random.torch_cpu"] = generators["torch_cpu"]
+        for number, state in enumerate(generators["torch_cuda"]):
             tensors[f"random.torch_cuda.{number}"] = state
         try:
             save_file({name: _plain(value) for name, value in checkpoint.model.items()}, working / "model.safetensors")
@@ -74,7 +75,7 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
             "progress": checkpoint.progress,
             "optimizer": structure,
             "stability": gauge_structure,
-            "random": {"numpy": _numpy_state(checkpoint.random_state.numpy), "python": checkpoint.random_state.python},
+            "random": {"numpy": generators["numpy"], "python": generators["python"]},
             "sha256": {name: _digest(working / name) for name in ("model.safetensors", "optimizer.safetensors")},
         }
         (working / "state.json").write_text(json.dumps(to_plain(document), allow_nan=False), encoding="utf-8")
@@ -134,17 +135,16 @@ def _load(path: Path) -> Checkpoint:
                 raise CheckpointError(f"{path.name}/{name} does not match its SHA-256")
         model = load_file(path / "model.safetensors")
         tensors = load_file(path / "optimizer.safetensors")
-        numpy_state = state["random"]["numpy"]
-        python_state = state["random"]["python"]
         cuda = sorted(name for name in tensors if name.startswith("random.torch_cuda."))
         return Checkpoint(
             model=model,
             optimizer=_join(state["optimizer"], tensors),
-            random_state=RandomState(
-                torch_cpu=tensors["random.torch_cpu"],
-                torch_cuda=tuple(tensors[name] for name in cuda),
-                numpy=(numpy_state[0], np.array(numpy_state[1], dtype=np.uint32), *numpy_state[2:]),
-                python=(python_state[0], tuple(python_state[1]), python_state[2]),
+            random_state=RandomState.from_state(
+                {
+                    **state["random"],
+                    "torch_cpu": tensors["random.torch_cpu"],
+                    "torch_cuda": [tensors[name] for name in cuda],
+                }
             ),
             progress=state["progress"],
             stability=_join(state["stability"], tensors) if "stability" in state else None,
@@ -190,11 +190,6 @@ def _join(value: Any, tensors: dict[str, Tensor]) -> Any:
 def _plain(tensor: Tensor) -> Tensor:
     # A copy of its own: safetensors refuses tensors that share memory, as tied weights do.
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
-def _numpy_state(state: Any) -> list[Any]:
-    name, keys, position, has_gauss, cached = state
-    return [name, keys.tolist(), position, has_gauss, cached]
 
 
 def _digest(path: Path) -> str:

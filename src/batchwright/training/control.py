@@ -12,10 +12,8 @@ from batchwright.tasks.task import Task
 from batchwright.training.recording import next_record
 from batchwright.training.settings import TrainSettings
 from batchwright.training.state import LoopState
+from batchwright.training.step_noise import NOISE
 from batchwright.training.watch import Watch
-
-# What a controller may need that is made of the noise of micro-batches.
-NOISE = frozenset({"noise_scale", "trace", "grad_sq_norm"})
 
 
 class Control:
