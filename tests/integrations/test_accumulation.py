@@ -245,6 +245,7 @@ def test_a_step_that_the_optimizer_left_out_is_not_counted():
     accumulation.finish_gradient()
     assert accumulation.after_step() is None
     assert (accumulation.step, accumulation.noise) == (0, RunningNoiseScale(0.95))
+    assert (accumulation.num_examples, accumulation.schedule.num_steps) == (16, 1)  # the data went by nevertheless
 
 
 def test_policies_that_look_at_the_loss_get_the_mean_loss_of_the_step():

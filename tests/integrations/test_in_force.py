@@ -147,6 +147,4 @@ def test_an_unknown_optimizer_and_a_wrong_rule_are_refused_at_the_start():
         torch.optim.Adagrad([parameter()]), Options(policy=Fixed(), optimizer="adam"), base_batch_size=8
     ).remove()
     with pytest.raises(InputError, match="linear"):
-        SettingsInForce(
-            torch.optim.Adam([parameter()]), Options(policy=Fixed(), lr_rule="linear"), base_batch_size=8
-        )
+        SettingsInForce(torch.optim.Adam([parameter()]), Options(policy=Fixed(), lr_rule="linear"), base_batch_size=8)

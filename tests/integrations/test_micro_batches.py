@@ -30,7 +30,7 @@ def test_the_nearest_whole_number_within_the_bounds(wanted, options, count, size
 
 def test_the_note_says_why_the_bounds_held():
     assert "all that an epoch holds" in whole_batch(1000, micro_batch_size=32, at_most=5).note
-    assert "scatter" in whole_batch(1, micro_batch_size=32, at_least=2).note
+    assert whole_batch(1, micro_batch_size=32, at_least=2, at_least_because="so be it").note.endswith("= 64: so be it")
     assert "on each of 4 ranks" in whole_batch(100, micro_batch_size=8, world_size=4).note
 
 

@@ -6,12 +6,23 @@ Each callback is imported with its library when it is first asked for; a missing
 from importlib import import_module
 from typing import Any
 
-from batchwright.integrations.accumulation import Accumulation, StepReport
+from batchwright.integrations.accumulation import Accumulation
 from batchwright.integrations.options import Options
+from batchwright.integrations.sinks import StepSink, TensorBoardStepSink, WandbSink
+from batchwright.integrations.step_report import StepReport
 
-_PLACES: dict[str, str] = {}
+_PLACES = {
+    "BatchSizeCallback": "batchwright.integrations.lightning",
+}
 
-__all__ = ["Accumulation", "Options", "StepReport"]
+__all__ = [
+    "Accumulation",
+    "Options",
+    "StepReport",
+    "StepSink",
+    "TensorBoardStepSink",
+    "WandbSink",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,6 @@ once the gradient is whole, and `after_step`. In between it is a state of plain 
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,48 +19,9 @@ from batchwright.integrations.example_schedule import ExampleSchedule
 from batchwright.integrations.in_force import SettingsInForce
 from batchwright.integrations.micro_batches import whole_batch
 from batchwright.integrations.options import Options
+from batchwright.integrations.step_report import StepReport
 from batchwright.measure.noise_ranks import RankNoise
 from batchwright.measure.running_noise import MicroBatchNorms, RunningNoiseScale, StepNoise
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepReport:
-    """What an optimizer step was made of, and what the next one will be.
-
-    Attributes:
-        step: Optimizer steps done.
-        num_examples: Training examples used.
-        batch_size: Examples in this step, on all ranks together.
-        lr: Learning rate that was in force, of the first parameter group.
-        noise_scale: Running noise scale with its interval; None where it is not measured, or not yet.
-        next_batch_size: Examples in the next step.
-        next_micro_batches: Micro-batches that each rank accumulates for it.
-        changed: Whether that is another number than before.
-        reason: Of the decision, in one sentence, with the rounding where there was one.
-    """
-
-    step: int
-    num_examples: int
-    batch_size: int
-    lr: float
-    noise_scale: Interval | None
-    next_batch_size: int
-    next_micro_batches: int
-    changed: bool
-    reason: str
-
-    def scalars(self) -> dict[str, float]:
-        """The numbers of it that are finite, by the names of their curves."""
-        found: dict[str, float] = {
-            "batch_size": float(self.batch_size),
-            "lr": self.lr,
-            "num_examples": float(self.num_examples),
-        }
-        if self.noise_scale is not None:
-            found["noise_scale"] = self.noise_scale.value
-            found["noise_scale_low"] = self.noise_scale.low
-            found["noise_scale_high"] = self.noise_scale.high
-        return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 class Accumulation:
@@ -74,11 +34,13 @@ class Accumulation:
         options: What the user asks for.
         optimizer: The optimizer itself, not a framework's wrapper.
         micro_batch_size: Examples in one forward pass of one rank.
-        num_micro_batches: That the first step accumulates on each rank.
+        num_micro_batches: That the first step accumulates on each rank; what the framework's lr schedule was planned for.
         world_size: Ranks.
         rank_noise: Attached to the DDP model, where there are several ranks and the policy looks at noise.
         micro_batches_per_epoch: On each rank; no step is larger. None where it is not known.
         num_train: Examples of the training set; None where it is not known.
+        at_least: Fewest micro-batches of a step, where the framework has such a limit.
+        at_least_because: Why, for the reports.
 
     Raises:
         InputError: If the policy or a rule does not hold for the optimizer, or noise cannot be measured with so few micro-batches.
@@ -95,12 +57,16 @@ class Accumulation:
         rank_noise: RankNoise | None = None,
         micro_batches_per_epoch: int | None = None,
         num_train: int | None = None,
+        at_least: int = 1,
+        at_least_because: str = "",
     ) -> None:
         self.options, self.policy = options, options.controller
         self.micro_batch_size, self.world_size = micro_batch_size, world_size
         self.num_micro_batches = check_int("num_micro_batches", num_micro_batches, at_least=1)
-        self.at_least = 2 if options.needs_noise and rank_noise is None else 1
-        if num_micro_batches < self.at_least:
+        self._at_least, self._at_least_because = at_least, at_least_because
+        if options.needs_noise and rank_noise is None and at_least < 2:
+            self._at_least, self._at_least_because = 2, "the scatter of micro-batches needs that many"
+        if num_micro_batches < self._at_least:
             raise InputError(
                 f"a step must hold at least 2 micro-batches for {type(self.policy).__name__}, which looks at their scatter, got "
                 f"{num_micro_batches} of {micro_batch_size}; halve the batch size of the data loader and accumulate 2"
@@ -108,7 +74,7 @@ class Accumulation:
         self._check_world(rank_noise)
         self._per_epoch, self._num_train = micro_batches_per_epoch, num_train
         self._each = micro_batch_size * world_size
-        self.batch_size = num_micro_batches * self._each
+        self.batch_size = self._start_size = num_micro_batches * self._each
         self.base_batch_size = options.base_batch_size or self.batch_size
         self.in_force = SettingsInForce(
             optimizer, options, base_batch_size=self.base_batch_size, on_step=self._optimizer_stepped
@@ -118,7 +84,7 @@ class Accumulation:
         self.in_force.set(batch_size=self.batch_size, lr_factor=None, noise_scale=math.inf)
         self.step = self.num_examples = 0
         self.noise = RunningNoiseScale(options.decay)
-        self._schedule: ExampleSchedule | None = None
+        self.schedule = ExampleSchedule()
         self._controller = self.policy.init(batch_size=self.batch_size)
         self._parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         self._rank_noise = rank_noise
@@ -131,7 +97,7 @@ class Accumulation:
     def follow_schedulers(self, schedulers: list[Any], *, steps_each: int = 1) -> None:
         """Keep these lr schedulers, which the framework steps after each optimizer step, at the pace of the examples."""
         if self.options.schedule == "examples" and schedulers:
-            self._schedule = ExampleSchedule(schedulers, steps_each=steps_each)
+            self.schedule = ExampleSchedule(schedulers, steps_each=steps_each)
 
     @property
     def num_accumulated(self) -> int:
@@ -167,19 +133,23 @@ class Accumulation:
         if loss is not None and self.options.needs_loss:
             self._losses.append(loss.detach() * num_examples)
 
-    def finish_gradient(self, *, grad_scale: float = 1.0) -> float:
+    def finish_gradient(self, *, grad_scale: float = 1.0, rescale: bool = True) -> float:
         """Close the statistics, and make the accumulated gradient the mean over the examples that are really in it.
 
         Args:
             grad_scale: What ``.grad`` is multiplied with beyond the loss's own gradient: the scale of a gradient scaler.
+            rescale: False where the framework divides by what a step really holds; the gradient is left as it is then, and a step
+                with a short micro-batch, whose weight is the framework's affair, says nothing about the noise.
 
         Returns:
             What the gradient was multiplied with: 1 unless the step ended early or a micro-batch was short.
         """
         num_examples = sum(self._sizes)
         # Divided by the planned number of micro-batches, a gradient of fewer or shorter ones comes out too small.
-        factor = self.num_micro_batches * self.micro_batch_size / num_examples
+        factor = self.num_micro_batches * self.micro_batch_size / num_examples if rescale else 1.0
         noise = self._step_noise(num_examples)
+        if not rescale and num_examples != len(self._sizes) * self.micro_batch_size:
+            noise = None
         if noise is not None:
             scale = (factor / grad_scale) ** 2
             noise = StepNoise(trace=noise.trace * scale, grad_sq_norm=noise.grad_sq_norm * scale)
@@ -200,14 +170,13 @@ class Accumulation:
         Returns:
             What was done and decided; None where the optimizer left the step out, as a gradient scaler makes it do on an overflow.
         """
+        num_examples = sum(self._sizes) * self.world_size
+        self.num_examples += num_examples
+        self.schedule.after(len(self._sizes) * self._each / self._start_size, end_of_epoch=end_of_epoch)
         if not self._stepped:
             self._clear()
             return None
-        num_examples = sum(self._sizes) * self.world_size
         self.step += 1
-        self.num_examples += num_examples
-        if self._schedule is not None:
-            self._schedule.after(len(self._sizes) * self._each / self.base_batch_size, end_of_epoch=end_of_epoch)
         if self._noise is not None:
             self.noise = self.noise.update(self._noise)
         report = self._ask(num_examples, loss=self._mean_loss(), epoch=epoch)
@@ -229,7 +198,7 @@ class Accumulation:
             "noise": self.noise.to_state(),
             "lr_factor": self.in_force.lr_factor,
             "noise_scale": self.in_force.noise_scale if math.isfinite(self.in_force.noise_scale) else None,
-            "schedule": None if self._schedule is None else self._schedule.state_dict(),
+            "schedule": self.schedule.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -250,7 +219,8 @@ class Accumulation:
             state["batch_size"],
             micro_batch_size=self.micro_batch_size,
             world_size=self.world_size,
-            at_least=self.at_least,
+            at_least=self._at_least,
+            at_least_because=self._at_least_because,
         )
         self.num_micro_batches, self.batch_size = whole.num_micro_batches, whole.batch_size
         self.in_force.base_batch_size = self.base_batch_size
@@ -260,8 +230,11 @@ class Accumulation:
             lr_factor=state["lr_factor"],
             noise_scale=math.inf if noise_scale is None else noise_scale,
         )
-        if self._schedule is not None and state["schedule"] is not None:
-            self._schedule.load_state_dict(state["schedule"])
+        self.schedule.load_state_dict(state["schedule"])
+        self._clear()
+
+    def forget(self) -> None:
+        """Drop what was accumulated for a step that was not made."""
         self._clear()
 
     def close(self) -> None:
@@ -301,8 +274,9 @@ class Accumulation:
             decision.batch_size,
             micro_batch_size=self.micro_batch_size,
             world_size=self.world_size,
-            at_least=self.at_least,
-            at_most=None if self._per_epoch is None else max(self._per_epoch, self.at_least),
+            at_least=self._at_least,
+            at_least_because=self._at_least_because,
+            at_most=None if self._per_epoch is None else max(self._per_epoch, self._at_least),
             max_batch_size=getattr(self.policy, "max_batch_size", None) or math.inf,
         )
         changed = whole.num_micro_batches != self.num_micro_batches
@@ -333,8 +307,7 @@ class Accumulation:
 
     def _optimizer_stepped(self) -> None:
         self._stepped = True
-        if self._schedule is not None:
-            self._schedule.before()
+        self.schedule.before()
 
     def _clear(self) -> None:
         self._sizes: list[int] = []
@@ -349,4 +322,3 @@ class Accumulation:
                 f"rank_noise must be given on {self.world_size} ranks for a policy that looks at noise, got None; "
                 "make a batchwright.measure.RankNoise and attach it to the DDP model"
             )
-

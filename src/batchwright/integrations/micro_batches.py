@@ -27,6 +27,7 @@ def whole_batch(
     micro_batch_size: int,
     world_size: int = 1,
     at_least: int = 1,
+    at_least_because: str = "",
     at_most: int | None = None,
     max_batch_size: float = math.inf,
 ) -> WholeBatch:
@@ -37,6 +38,7 @@ def whole_batch(
         micro_batch_size: Examples in one forward pass of one rank.
         world_size: Ranks.
         at_least: Fewest micro-batches on a rank; a noise measurement on one rank needs two.
+        at_least_because: Why, for the note.
         at_most: Most micro-batches on a rank, such as those of an epoch; None for any number.
         max_batch_size: Not past it by rounding up; one micro-batch on each rank is the least there is, all the same.
 
@@ -62,6 +64,6 @@ def whole_batch(
     note = f"{wanted} examples are rounded to {count} x {micro_batch_size}{ranks} = {size}"
     if count == at_most and wanted > size:
         note += ", all that an epoch holds"
-    if count == at_least > 1 and wanted < size:
-        note += ": the scatter of micro-batches needs that many"
+    if count == at_least and wanted < size and at_least_because:
+        note += f": {at_least_because}"
     return WholeBatch(num_micro_batches=count, batch_size=size, note=note)

@@ -20,6 +20,7 @@ class Options:
     Attributes:
         policy: A batch-size controller of `batchwright.adapt`, or one by name as on the command line: ``noise-scale``,
             ``schedule:0:64 50k:128``.
+        policy_options: ``name=value`` each, beside a policy by name.
         base_batch_size: Examples in the optimizer step that the user's lr, schedule and betas are right for; the batch size at the
             start where left out.
         optimizer: Whose rules the settings follow: ``sgd``, ``adam``, ``adamw``, ``muon`` or ``scion``; by its class where left out.
@@ -28,8 +29,8 @@ class Options:
         momentum_rule: As there.
         beta2_rule: As there.
         weight_decay_rule: As there.
-        schedule: ``examples``: a step at ``k`` times the base batch size counts ``k`` steps of the framework's lr schedule, so the
-            schedule ends where it would have ended. ``steps``: the framework's own count, one for each optimizer step.
+        schedule: ``examples``: a step at ``k`` times the batch size of the start counts ``k`` steps of the framework's lr schedule, so
+            the schedule ends where it would have ended. ``steps``: the framework's own count, one for each optimizer step.
         noise_every: Optimizer steps between two noise measurements of a policy that needs them.
         decay: Weight that the running noise scale keeps from one measurement to the next.
 
@@ -38,6 +39,7 @@ class Options:
     """
 
     policy: Controller | str
+    policy_options: tuple[str, ...] = ()
     base_batch_size: int | None = None
     optimizer: str | None = None
     lr_rule: str | None = None
@@ -65,7 +67,7 @@ class Options:
     @property
     def controller(self) -> Controller:
         """The policy itself."""
-        return parse_policy(self.policy) if isinstance(self.policy, str) else self.policy
+        return parse_policy(self.policy, self.policy_options) if isinstance(self.policy, str) else self.policy
 
     @property
     def needs_noise(self) -> bool:

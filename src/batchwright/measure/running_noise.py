@@ -44,9 +44,14 @@ class MicroBatchNorms:
         self._sizes: list[int] = []
         self._sq_norms: list[Tensor] = []
 
-    def after_micro_batch(self, num_examples: int) -> None:
-        """Take in the micro-batch of ``num_examples`` examples whose gradient has just been added."""
-        now = gradients(self._parameters)
+    def after_micro_batch(self, num_examples: int, accumulated: list[Tensor] | None = None) -> None:
+        """Take in the micro-batch of ``num_examples`` examples whose gradient has just been added.
+
+        Args:
+            num_examples: In it.
+            accumulated: The gradient that it was added to, parameter by parameter; what is in ``.grad`` where left out.
+        """
+        now = gradients(self._parameters) if accumulated is None else accumulated
         if self._before is None:
             self._sq_norms.append(sq_norm(now))
             self._before = [tensor.clone() for tensor in now]
@@ -58,14 +63,14 @@ class MicroBatchNorms:
         self._sizes.append(num_examples)
 
     def step_noise(self) -> StepNoise | None:
-        """The estimates of this step, or None where it had a single micro-batch."""
-        if len(self._sizes) < 2:
+        """The estimates of this step, or None where it had a single micro-batch; ``.grad`` may have been clipped by now."""
+        if len(self._sizes) < 2 or self._before is None:
             return None
         sizes = np.array(self._sizes, dtype=np.float64)
         batch_size = sizes.sum()
         # What was accumulated is (n_j / B) g_j, so n_j ||g_j||^2 = ||part_j||^2 B^2 / n_j.
         weighted = float((torch.stack(self._sq_norms).cpu().numpy() * batch_size**2 / sizes).sum())
-        mean_sq_norm = float(sq_norm(gradients(self._parameters)))
+        mean_sq_norm = float(sq_norm(self._before))
         trace = (weighted - batch_size * mean_sq_norm) / (len(sizes) - 1)
         return StepNoise(trace=float(trace), grad_sq_norm=float(mean_sq_norm - trace / batch_size))
 
