@@ -1,4 +1,4 @@
-"""A framework's lr schedule at the pace of the examples: at k times the batch size it moves k steps, and it ends where it would have."""
+"""A framework's lr schedule at the pace of the examples: at k times the batch size it moves k steps, and ends where it would have."""
 
 import math
 

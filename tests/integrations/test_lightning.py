@@ -279,7 +279,7 @@ def test_what_cannot_work_is_refused_before_training():
         fit(BatchSizeCallback(Fixed()), callbacks=[pl.callbacks.GradientAccumulationScheduler({0: 2})], accumulate=1)
     with pytest.raises(InputError, match="halve the batch size of the data loader and accumulate 2"):
         fit(BatchSizeCallback(NormTest()), accumulate=1)
-    with pytest.raises(InputError, match="call trainer.fit first"):
+    with pytest.raises(InputError, match=r"call trainer\.fit first"):
         BatchSizeCallback(Fixed()).batch_size  # noqa: B018
 
 

@@ -20,4 +20,4 @@ def test_in_everything_else_it_is_the_plain_number():
     number = StepsFrom(4, first=3)
     assert isinstance(number, int)
     assert (number == 4, number + 1, 9 // number, math.ceil(10 / number), f"{number}") == (True, 5, 2, 3, "4")
-    assert copy.deepcopy(number).first == 3
+    assert type(copy.deepcopy(number)) is int  # as it would be on disk

@@ -13,6 +13,7 @@ from batchwright.integrations.step_report import StepReport
 
 _PLACES = {
     "BatchSizeCallback": "batchwright.integrations.lightning",
+    "BatchSizeTrainerCallback": "batchwright.integrations.transformers",
 }
 
 __all__ = [

@@ -41,6 +41,7 @@ class Accumulation:
         num_train: Examples of the training set; None where it is not known.
         at_least: Fewest micro-batches of a step, where the framework has such a limit.
         at_least_because: Why, for the reports.
+        norms: What collects the norms of the micro-batches.
 
     Raises:
         InputError: If the policy or a rule does not hold for the optimizer, or noise cannot be measured with so few micro-batches.
@@ -59,6 +60,7 @@ class Accumulation:
         num_train: int | None = None,
         at_least: int = 1,
         at_least_because: str = "",
+        norms: type[MicroBatchNorms] = MicroBatchNorms,
     ) -> None:
         self.options, self.policy = options, options.controller
         self.micro_batch_size, self.world_size = micro_batch_size, world_size
@@ -87,7 +89,7 @@ class Accumulation:
         self.schedule = ExampleSchedule()
         self._controller = self.policy.init(batch_size=self.batch_size)
         self._parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-        self._rank_noise = rank_noise
+        self._rank_noise, self._make_norms = rank_noise, norms
         self._clear()
 
     def start(self, *, lr: float | None = None) -> StepReport:
@@ -105,6 +107,11 @@ class Accumulation:
         return len(self._sizes)
 
     @property
+    def norms(self) -> MicroBatchNorms | None:
+        """What collects the norms of this step; None where it measures none."""
+        return self._norms
+
+    @property
     def stepped(self) -> bool:
         """Whether the optimizer has made the step of this gradient."""
         return self._stepped
@@ -113,7 +120,7 @@ class Accumulation:
         """Start a new gradient; what was accumulated and not stepped with is forgotten."""
         self._clear()
         if self.options.needs_noise and self._rank_noise is None and self.step % self.options.noise_every == 0:
-            self._norms = MicroBatchNorms(self._parameters)
+            self._norms = self._make_norms(self._parameters)
 
     def weight(self, num_examples: int) -> float:
         """What the mean loss of a micro-batch is multiplied with, beside the framework's own division; 1 for a whole one."""

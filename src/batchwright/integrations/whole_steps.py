@@ -26,6 +26,6 @@ class StepsFrom(int):
         """What is left of the position, counted from the beginning of the step."""
         return (int(position) - self.first) % int(self)
 
-    def __getnewargs_ex__(self) -> tuple[tuple[int], dict[str, int]]:
-        """A copy keeps its place."""
-        return (int(self),), {"first": self.first}
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        """Copied or written to disk it is the plain number, so that nobody needs this library to read it."""
+        return int, (int(self),)
