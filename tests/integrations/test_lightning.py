@@ -291,7 +291,7 @@ def test_a_loader_without_a_batch_size_needs_one():
     trainer = pl.Trainer(
         max_epochs=1, callbacks=[callback], logger=False, enable_checkpointing=False, accelerator="cpu"
     )
-    with pytest.raises(InputError, match="give micro_batch_size to the callback"):
+    with pytest.raises(InputError, match="give micro_batch_size"):
         trainer.fit(Module2(), [(torch.arange(4),)])
 
 

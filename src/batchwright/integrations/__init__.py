@@ -12,6 +12,7 @@ from batchwright.integrations.sinks import StepSink, TensorBoardStepSink, WandbS
 from batchwright.integrations.step_report import StepReport
 
 _PLACES = {
+    "AccelerateBatchSize": "batchwright.integrations.accelerate",
     "BatchSizeCallback": "batchwright.integrations.lightning",
     "BatchSizeTrainerCallback": "batchwright.integrations.transformers",
 }

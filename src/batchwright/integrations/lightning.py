@@ -16,6 +16,7 @@ from batchwright.core.checks import check_int
 from batchwright.core.errors import InputError
 from batchwright.integrations.accumulation import Accumulation
 from batchwright.integrations.extras import require
+from batchwright.integrations.loaders import loader_batch_size, num_train_examples
 from batchwright.integrations.options import Options
 from batchwright.integrations.sinks import StepSink
 from batchwright.integrations.step_report import StepReport
@@ -96,16 +97,15 @@ class BatchSizeCallback(_pl.Callback):
         self._started_with = int(trainer.accumulate_grad_batches)
         batches = trainer.num_training_batches
         loader = trainer.train_dataloader
-        dataset = getattr(loader, "dataset", None)
         accumulation = Accumulation(
             self.options,
             trainer.optimizers[0],
-            micro_batch_size=self._micro_batch_size or _loader_batch_size(loader),
+            micro_batch_size=self._micro_batch_size or loader_batch_size(loader),
             num_micro_batches=self._started_with,
             world_size=trainer.world_size,
             rank_noise=_rank_noise(trainer, self.options),
             micro_batches_per_epoch=batches if isinstance(batches, int) else None,
-            num_train=len(dataset) if hasattr(dataset, "__len__") else None,
+            num_train=num_train_examples(loader),
         )
         accumulation.follow_schedulers(
             [
@@ -212,15 +212,6 @@ def _check(trainer: Any, pl_module: Any) -> None:
             )
     if len(trainer.strategy.optimizers) > 1:
         raise InputError(f"there must be a single optimizer, got {len(trainer.strategy.optimizers)}")
-
-
-def _loader_batch_size(loader: Any) -> int:
-    size = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
-    if not isinstance(size, int):
-        raise InputError(
-            f"the data loader must tell its batch size, got {type(loader).__name__}; give micro_batch_size to the callback"
-        )
-    return size
 
 
 def _rank_noise(trainer: Any, options: Options) -> RankNoise | None:

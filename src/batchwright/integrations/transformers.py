@@ -9,6 +9,7 @@ from batchwright.adapt import REGISTRY, Controller
 from batchwright.core.errors import InputError
 from batchwright.integrations.accumulation import Accumulation
 from batchwright.integrations.extras import require
+from batchwright.integrations.loaders import num_train_examples
 from batchwright.integrations.options import Options
 from batchwright.integrations.sinks import StepSink
 from batchwright.integrations.step_report import StepReport
@@ -80,7 +81,7 @@ class BatchSizeTrainerCallback(_callbacks.TrainerCallback, _callbacks.Exportable
         self._started_with = int(args.gradient_accumulation_steps)
         self._per_epoch = len(loader) if hasattr(loader, "__len__") else None
         self._size = state.train_batch_size or args.train_batch_size
-        num_train = len(loader.dataset) if hasattr(getattr(loader, "dataset", None), "__len__") else None
+        num_train = num_train_examples(loader)
         self._last_size = _last_size(num_train, self._size, self._per_epoch, args)
         accumulation = Accumulation(
             self.options,
