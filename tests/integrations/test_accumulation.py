@@ -274,7 +274,7 @@ def test_what_cannot_work_is_refused_with_the_way_out():
         Framework(Options(policy=NormTest()), num_micro_batches=1)
     with pytest.raises(InputError, match="needs diversity too"):
         Options(policy=DiveBatch())
-    with pytest.raises(InputError, match="--policy must be one of .*noise-scale"):
+    with pytest.raises(InputError, match=r"--policy must be one of .*noise-scale"):
         Options(policy="noise")
     with pytest.raises(InputError, match="schedule must be one of examples, steps"):
         Options(policy=Fixed(), schedule="epochs")

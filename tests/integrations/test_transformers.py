@@ -112,7 +112,6 @@ class Spy(TrainerCallback):
         self.before.append([p.detach().clone() for p in model.parameters()])
 
     def on_step_end(self, args, state, control, **shown):
-        self.global_steps.append(state.global_step)
         if self.callback is not None:
             self.lrs.append(self.callback._accumulation.in_force.lr)
 
@@ -218,25 +217,33 @@ def test_the_lr_survives_the_scheduler_which_ends_where_it_would_have(tmp_path, 
     callback = BatchSizeTrainerCallback(Schedule(schedule="0:8 16:16"), lr_rule="linear")
     trainer, spy = train(tmp_path, callback, lr_scheduler_type=schedule, epochs=3)
     assert trainer.lr_scheduler.last_epoch == plain.lr_scheduler.last_epoch == 3 * math.ceil(23 / 2)
-    assert trainer.state.global_step == trainer.state.max_steps == 36
     position = 0
     for number, lr in enumerate(spy.lrs[:6]):
         factor = 1 if number < 2 else 2
         assert lr == pytest.approx(by_step[position] * factor, rel=1e-6)
         position += factor
-        assert spy.global_steps[number] == position
 
 
-def test_intervals_count_the_same_data_at_any_batch_size(tmp_path):
+def test_the_loss_that_trainer_logs_is_that_of_its_steps_at_any_batch_size(tmp_path):
     callback = BatchSizeTrainerCallback(Schedule(schedule="0:8 8:28"), lr_rule="keep")
-    trainer, _ = train(
-        tmp_path, callback, epochs=3, logging_strategy="steps", logging_steps=5, save_strategy="steps", save_steps=11
-    )
-    logged = [entry["step"] for entry in trainer.state.log_history if "loss" in entry]
-    assert [step // 5 for step in logged] == sorted({step // 5 for step in logged})
-    assert {5, 10, 15, 20, 25, 30} == {step // 5 * 5 for step in logged if step >= 5} - {35}
-    assert "batchwright/batch_size" in trainer.state.log_history[-2]
-    assert len(list(tmp_path.glob("checkpoint-*"))) == 4  # past 11, 22, 33, and at the end
+    trainer, spy = train(tmp_path, callback, epochs=2, logging_strategy="steps", logging_steps=3)
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(entries) == len(spy.steps) // 3
+    for number, entry in enumerate(entries):
+        losses = []
+        for rows, before in list(zip(spy.steps, spy.before, strict=True))[3 * number : 3 * number + 3]:
+            model = Regression()
+            for parameter, value in zip(model.parameters(), before, strict=True):
+                parameter.data.copy_(value)
+            losses.append(float(model.mean_loss(rows).detach()))
+        assert entry["loss"] == pytest.approx(sum(losses) / 3, rel=1e-5)
+        assert entry["batchwright/batch_size"] == len(spy.steps[3 * number + 2])
+
+
+def test_max_steps_is_the_same_amount_of_data_at_any_batch_size(tmp_path):
+    callback = BatchSizeTrainerCallback(Schedule(schedule="0:8 16:16"), lr_rule="keep")
+    _, spy = train(tmp_path, callback, max_steps=16)
+    assert [len(rows) for rows in spy.steps] == [8, 8, *[16] * 4, 12, 16, 16]  # 12 steps of 8 an epoch, and 4 more
 
 
 def test_a_run_resumed_at_an_epoch_is_the_same_to_the_last_bit(tmp_path):
@@ -245,27 +252,33 @@ def test_a_run_resumed_at_an_epoch_is_the_same_to_the_last_bit(tmp_path):
 
     common = {"epochs": 4, "lr_scheduler_type": "cosine", "save_strategy": "epoch"}
     whole, spy = train(tmp_path / "whole", callback(), **common)
-    checkpoint = tmp_path / "whole" / "checkpoint-24"
-    assert checkpoint.is_dir()  # two epochs of 12 steps of the size at the start
-    second, again = train(tmp_path / "second", callback(), resume=str(checkpoint), **common)
+    folders = sorted((tmp_path / "whole").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert len(folders) == 4
+    assert (
+        json.loads((folders[1] / "trainer_state.json").read_text())["global_step"] == 24
+    )  # 12 of the first size an epoch
+    second, again = train(tmp_path / "second", callback(), resume=str(folders[1]), **common)
     assert 0 < len(again.steps) < len(spy.steps)
     assert all(torch.equal(a, b) for a, b in zip(spy.steps[-len(again.steps) :], again.steps, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True))
-    assert second.state.global_step == 48
+    assert whole.state.global_step == len(spy.steps)
 
 
 def test_a_run_resumed_inside_an_epoch_finds_its_place(tmp_path):
     def callback():
         return BatchSizeTrainerCallback(Schedule(schedule="0:8 24:16"), lr_rule="keep")
 
-    common = {"epochs": 2, "save_strategy": "steps", "save_steps": 6}
+    common = {"epochs": 2, "save_strategy": "steps", "save_steps": 5, "logging_strategy": "steps", "logging_steps": 1}
     whole, spy = train(tmp_path / "whole", callback(), **common)
-    numbers = sorted(int(path.name.split("-")[1]) for path in (tmp_path / "whole").glob("checkpoint-*"))
-    assert numbers[0] == 7  # 3 steps of 8 and 2 of 16 count 7
-    second, again = train(tmp_path / "second", callback(), resume=str(tmp_path / "whole" / "checkpoint-7"), **common)
+    checkpoint = tmp_path / "whole" / "checkpoint-5"
+    # 3 steps of 8 and 2 of 16 count 7.
+    assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] == 7
+    second, again = train(tmp_path / "second", callback(), resume=str(checkpoint), **common)
     assert all(torch.equal(a, b) for a, b in zip(spy.steps[5:], again.steps, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True))
     assert worst_difference(Regression(), again) < 1e-12
+    losses = [[entry["loss"] for entry in run.state.log_history if "loss" in entry] for run in (whole, second)]
+    assert losses[1] == losses[0]
 
 
 def test_the_state_is_json_and_makes_the_callback_again(tmp_path):

@@ -65,8 +65,8 @@ class AccelerateBatchSize:
         **options: Those of `Options`.
 
     Raises:
-        InputError: With DeepSpeed, FSDP and others that keep gradients or accumulation to themselves, or if the policy does not hold for
-            the optimizer.
+        InputError: With DeepSpeed, FSDP and others that keep gradients or accumulation to themselves, or if the policy does not hold
+            for the optimizer.
     """
 
     def __init__(

@@ -90,6 +90,8 @@ class Accumulation:
         self._controller = self.policy.init(batch_size=self.batch_size)
         self._parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         self._rank_noise, self._make_norms = rank_noise, norms
+        self._norms: MicroBatchNorms | None = None
+        self._noise: StepNoise | None = None
         self._clear()
 
     def start(self, *, lr: float | None = None) -> StepReport:
@@ -319,8 +321,7 @@ class Accumulation:
     def _clear(self) -> None:
         self._sizes: list[int] = []
         self._losses: list[Tensor] = []
-        self._norms: MicroBatchNorms | None = None
-        self._noise: StepNoise | None = None
+        self._norms, self._noise = None, None
         self._stepped = False
 
     def _check_world(self, rank_noise: RankNoise | None) -> None:

@@ -53,8 +53,8 @@ class BatchSizeCallback(_pl.Callback):
         **options: Those of `Options`.
 
     Raises:
-        InputError: At the start of ``fit`` for manual optimization, several optimizers, a strategy that shards gradients or accumulates by
-            itself, another callback that sets the accumulation, or a policy that does not hold for the optimizer.
+        InputError: At the start of ``fit``, for manual optimization, several optimizers, a strategy that shards gradients or
+            accumulates by itself, another callback that sets the accumulation, or a policy that does not hold for the optimizer.
     """
 
     def __init__(

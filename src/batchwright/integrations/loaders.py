@@ -21,5 +21,5 @@ def loader_batch_size(loader: Any) -> int:
 
 def num_train_examples(loader: Any) -> int | None:
     """Examples in the data set of a loader; None where it has no length."""
-    dataset = getattr(loader, "dataset", None)
+    dataset: Any = getattr(loader, "dataset", None)
     return len(dataset) if hasattr(dataset, "__len__") else None

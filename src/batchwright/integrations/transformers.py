@@ -21,17 +21,17 @@ _FIXED = "Trainer plans the updates of an epoch when it starts, and would drop d
 
 
 class BatchSizeTrainerCallback(_callbacks.TrainerCallback, _callbacks.ExportableState):
-    """Follows a policy: ``Trainer(args=TrainingArguments(gradient_accumulation_steps=2, ...), callbacks=[BatchSizeTrainerCallback(...)])``.
+    """Follows a policy: one of ``Trainer(callbacks=[...])``, with ``TrainingArguments(gradient_accumulation_steps=2, ...)``.
 
     The batch size is ``per_device_train_batch_size`` times the accumulation times the ranks. It grows from the one that the run starts
     with and never falls below it. The gradient is Trainer's own mean over the batch: over its tokens, where the model takes
     ``num_items_in_batch``, else over its micro-batches, of which a short last one counts like a whole one
     (``dataloader_drop_last=True`` avoids it).
 
-    ``state.global_step`` counts steps of the size at the start (``schedule="examples"``): a step at ``k`` times that counts ``k``. So
-    ``max_steps``, the lr schedule, and the intervals of logging, evaluation and saving mean the same amount of data at any size, and a
-    resumed run finds its place: exactly at the end of an epoch, and inside one to the last whole step of the size at the start. With
-    ``schedule="steps"`` it counts optimizer steps, and a run resumed after a change repeats data.
+    ``max_steps`` and the lr schedule mean the same amount of data at any size (``schedule="examples"``); the intervals of logging,
+    evaluation and saving count optimizer steps. Trainer finds the place to resume at by the number of steps, as if all had the size of
+    the start. So the ``global_step`` inside a checkpoint is the number of steps of that size, and a resumed run counts on from it: its
+    place is exact at the end of an epoch, and inside one up to the last whole step of that size.
 
     The lr that Trainer logs is the schedule's; the one in force is in ``batchwright/lr`` of ``state.log_history`` and of the sinks.
 
@@ -53,7 +53,8 @@ class BatchSizeTrainerCallback(_callbacks.TrainerCallback, _callbacks.Exportable
         self.options = Options(policy=policy, **options)
         if self.options.needs_loss:
             raise InputError(
-                f"policy must not need the loss of each step, which Trainer shows to no callback, got {type(self.options.controller).__name__}"
+                "policy must not need the loss of each step, which Trainer shows to no callback, got "
+                f"{type(self.options.controller).__name__}"
             )
         self._sinks = tuple(sinks)
         self._accumulation: Accumulation | None = None
@@ -66,6 +67,8 @@ class BatchSizeTrainerCallback(_callbacks.TrainerCallback, _callbacks.Exportable
         self._per_epoch: int | None = None
         self._last_size = self._size = 0
         self._scaler: Any = None
+        self._state: Any = None  # Trainer's own, while it trains
+        self._real_step: int | None = None  # its step, while a checkpoint is written
 
     @property
     def batch_size(self) -> int:
@@ -100,7 +103,7 @@ class BatchSizeTrainerCallback(_callbacks.TrainerCallback, _callbacks.Exportable
         self._scaler = getattr(optimizer, "scaler", None)
         self._accumulation, self._position = accumulation, 0
         self._resume(args, state)
-        self._offset = state.global_step - accumulation.schedule.num_steps
+        self._state, self._offset = state, state.global_step - accumulation.schedule.num_steps
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **shown: Any) -> None:
         """Trainer works out what is left for the last step of the epoch from the count that it finds now."""
@@ -132,9 +135,8 @@ class BatchSizeTrainerCallback(_callbacks.TrainerCallback, _callbacks.Exportable
         accumulation = self._running()
         end = self._position == self._per_epoch
         report = accumulation.after_step(epoch=math.floor(state.epoch + 1e-9), end_of_epoch=end)
-        if self.options.schedule == "examples":
-            before, state.global_step = state.global_step, self._offset + accumulation.schedule.num_steps
-            _catch_up(args, state, control, before)
+        if self.options.schedule == "examples" and self._num_base_steps >= state.max_steps:
+            _stop(args, control)
         self._set_count(args)
         if report is not None:
             self.last = report
@@ -154,14 +156,27 @@ class BatchSizeTrainerCallback(_callbacks.TrainerCallback, _callbacks.Exportable
         """Leave arguments and optimizer as they were."""
         if self._accumulation is not None:
             self._accumulation.close()
+        self._state = None
         args.gradient_accumulation_steps = self._started_with
 
     def state(self) -> dict[str, Any]:
-        """What Trainer writes into ``trainer_state.json`` of a checkpoint."""
+        """What Trainer writes into ``trainer_state.json`` of a checkpoint; it asks for it right before it writes."""
         kept = None if self._accumulation is None else self._accumulation.state_dict()
+        if self._state is not None:
+            self._real_step, self._state.global_step = self._state.global_step, self._num_base_steps
         return {"args": _plain_options(self.options), "attributes": {"resumed": kept}}
 
+    def on_save(self, args: Any, state: Any, control: Any, **shown: Any) -> None:
+        """The checkpoint is written; Trainer counts on."""
+        if self._real_step is not None:
+            state.global_step, self._real_step = self._real_step, None
+
     # Helpers
+
+    @property
+    def _num_base_steps(self) -> int:
+        """Steps of the size at the start that the data so far stand for."""
+        return self._offset + self._running().schedule.num_steps
 
     def _running(self) -> Accumulation:
         if self._accumulation is None:
@@ -225,24 +240,13 @@ def _last_size(num_train: int | None, size: int, per_epoch: int | None, args: An
     return rest if 0 < rest <= size else size
 
 
-def _catch_up(args: Any, state: Any, control: Any, before: int) -> None:
-    """Do what Trainer would have done at the steps that were jumped over."""
-
-    def passed(every: float) -> bool:
-        return every >= 1 and state.global_step // every > before // every
-
-    if args.logging_strategy == "steps" and passed(state.logging_steps):
-        control.should_log = True
-    if args.eval_strategy == "steps" and passed(state.eval_steps) and args.eval_delay <= state.global_step:
+def _stop(args: Any, control: Any) -> None:
+    """End the run as Trainer does after its last step."""
+    control.should_training_stop = True
+    if args.eval_strategy == "steps":
         control.should_evaluate = True
-    if args.save_strategy == "steps" and passed(state.save_steps):
+    if args.save_strategy == "steps":
         control.should_save = True
-    if state.global_step >= state.max_steps and not control.should_training_stop:
-        control.should_training_stop = True
-        if args.eval_strategy == "steps" and args.eval_delay <= state.global_step:
-            control.should_evaluate = True
-        if args.save_strategy == "steps":
-            control.should_save = True
 
 
 def _plain_options(options: Options) -> dict[str, Any]:
