@@ -1,11 +1,5 @@
 """Loops with Accelerate whose batch size changes, against hand-written big batches; one of them on two processes."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -15,6 +9,7 @@ accelerate = pytest.importorskip("accelerate", reason="the extra batchwright[tra
 
 from accelerate import Accelerator  # noqa: E402
 from accelerate.state import AcceleratorState, GradientState  # noqa: E402
+from tests.integrations.processes import run_two_processes  # noqa: E402
 
 from batchwright.adapt import Cabs, Fixed, NoiseScale, NormTest, Schedule  # noqa: E402
 from batchwright.core.errors import InputError  # noqa: E402
@@ -200,28 +195,6 @@ def test_what_cannot_work_is_refused():
 
 
 def test_two_processes_decide_alike_and_make_the_gradient_of_the_whole_batch():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    script = Path(__file__).with_name("two_processes.py")
-    common = {
-        **os.environ,
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-    }
-    runs = [
-        subprocess.Popen(
-            [sys.executable, str(script)],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    told = [run.communicate(timeout=240) for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], told
-    assert told[0][0] == told[1][0]
-    assert "largest batch 64" in told[0][0]
+    told = run_two_processes("two_processes_accelerate.py")
+    assert told[0] == told[1]
+    assert "largest batch 64" in told[0]

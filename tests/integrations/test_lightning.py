@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 pl = pytest.importorskip("lightning.pytorch", reason="the extra batchwright[lightning] is not installed")
 
+from tests.integrations.processes import run_two_processes  # noqa: E402
+
 from batchwright.adapt import Cabs, Fixed, NoiseScale, NormTest, Schedule  # noqa: E402
 from batchwright.core.errors import InputError  # noqa: E402
 from batchwright.integrations import BatchSizeCallback  # noqa: E402
@@ -307,3 +309,53 @@ def test_an_exception_in_training_leaves_the_optimizer_as_it_was():
     with pytest.raises(KeyError):
         fit(callback, module)
     assert callback._accumulation.in_force._optimizer.param_groups[0]["lr"] == 0.05
+
+
+class Half(Module):
+    """Single precision, for autocast to half."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.net.float()
+
+    def training_step(self, batch, batch_idx):
+        (rows,) = batch
+        self.rows.append(rows)
+        return (self.net(INPUTS[rows].float()).float() - TARGETS[rows].float()).square().mean()
+
+
+def half_precision(init_scale: float):
+    scaler = torch.amp.GradScaler("cpu", init_scale=init_scale, growth_interval=10**6)
+    return pl.plugins.MixedPrecision("16-mixed", "cpu", scaler=scaler)
+
+
+def test_a_gradient_scaler_changes_nothing_of_what_is_measured():
+    found = []
+    for scale in (1.0, 256.0):
+        reports: list[StepReport] = []
+        callback = BatchSizeCallback(NoiseScale(cooldown=10_000), sinks=[reports.append])
+        fit(callback, Half(lr=0.0), epochs=1, plugins=[half_precision(scale)], gradient_clip_val=1e-3)
+        found.append([report.noise_scale.value for report in reports if report.noise_scale is not None])
+    assert len(found[0]) > 5
+    assert found[0] == pytest.approx(found[1], rel=0.02)  # half precision rounds otherwise at another scale
+
+
+def test_steps_that_overflow_are_left_out_and_the_schedule_keeps_its_pace():
+    reports: list[StepReport] = []
+    callback = BatchSizeCallback(Schedule(schedule="0:16"), sinks=[reports.append])
+
+    def cosine(optimizer):
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 60)
+
+    module, trainer = fit(callback, Half(schedule=cosine), epochs=2, plugins=[half_precision(2.0**24)])
+    left_out = len(module.steps) - len(reports)
+    assert 0 < left_out < 20
+    assert reports[-1].step == len(reports)
+    assert reports[-1].num_examples == 2 * 196
+    assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == 2 * math.ceil(25 / 2)
+
+
+def test_two_processes_with_ddp_decide_alike_and_make_the_gradient_of_the_whole_batch():
+    told = run_two_processes("two_processes_lightning.py")
+    assert told[0] == told[1]
+    assert "largest batch 64" in told[0]
