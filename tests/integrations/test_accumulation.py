@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from batchwright.adapt import Cabs, DiveBatch, Fixed, Geometric, NoiseScale, NormTest, Schedule
+from batchwright.adapt import Cabs, DiveBatch, Fixed, Geometric, NoiseScale, NormTest, Schedule, StabilityAware
 from batchwright.core.errors import InputError
 from batchwright.integrations import Accumulation, Options
+from batchwright.measure import StabilityMonitor
 from batchwright.measure.running_noise import MicroBatchNorms, RunningNoiseScale
 
 INPUTS = torch.randn(200, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -40,6 +41,7 @@ class Framework:
             self.optimizer,
             micro_batch_size=micro_batch_size,
             num_micro_batches=num_micro_batches,
+            model=self.model,
             micro_batches_per_epoch=-(-len(INPUTS) // micro_batch_size),
             num_train=len(INPUTS),
         )
@@ -143,7 +145,7 @@ def test_the_noise_is_that_of_the_plain_estimator_under_any_division_and_gradien
 def test_noise_is_measured_only_as_often_as_asked():
     run = Framework(Options(policy=NoiseScale(cooldown=10_000), noise_every=3), micro_batch_size=10)
     updates = []
-    run.run(1, before_step=lambda: updates.append(run.accumulation._noise is not None))
+    run.run(1, before_step=lambda: updates.append(run.accumulation.gradient.noise is not None))
     assert updates == [step % 3 == 0 for step in range(10)]
 
 
@@ -291,3 +293,74 @@ def test_what_cannot_work_is_refused_with_the_way_out():
             num_micro_batches=2,
             world_size=4,
         )
+
+
+def losses(model, batch):
+    inputs, targets = batch
+    return (model(inputs) - targets).square().mean(1)
+
+
+def monitor(model, optimizer, **options):
+    def draw(generator, batch_size):
+        rows = torch.randperm(200, generator=generator)[:batch_size]
+        return INPUTS[rows], TARGETS[rows]
+
+    return StabilityMonitor(model, losses, optimizer, draw_batch=draw, every=2, budget=None, **options)
+
+
+def test_a_stability_gauge_reads_the_settings_in_force_and_a_policy_looks_at_it():
+    made, seen = [], []
+
+    def make(model, optimizer):
+        made.append(monitor(model, optimizer))
+        return made[-1]
+
+    class Spy(StabilityAware):
+        def update(self, state, measured):
+            seen.append((measured.batch_sharpness, measured.stability_low))
+            return StabilityAware.update(self, state, measured)
+
+    # The wrapped schedule asks for four times the batch and so, by lr_rule, four times the lr.
+    policy = Spy(inner="schedule", options={"schedule": "0:16 100:64"}, lr_rule="linear")
+    run = Framework(Options(policy=policy, stability=make))
+    run.run(3)
+    readings = made[0].history
+    assert len(readings) > 5
+    by_step = {report.step: report for report in run.reports}
+    for reading in readings:
+        assert reading.lr == pytest.approx(by_step[reading.step].lr)
+        assert reading.batch_size == by_step[reading.step].batch_size
+    assert {reading.lr for reading in readings} > {0.05}
+    assert seen[-1] == (readings[-1].batch_sharpness, readings[-1].low)
+    assert run.optimizer.param_groups[0]["lr"] == 0.05
+
+
+def test_a_gauge_without_a_second_derivative_ends_with_a_warning_and_training_goes_on():
+    class NoSecond(torch.autograd.Function):
+        @staticmethod
+        def forward(context, value):
+            context.save_for_backward(value)
+            return value.square()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(context, gradient):
+            return 2 * context.saved_tensors[0] * gradient
+
+    def broken(model, batch):
+        return NoSecond.apply(model(batch[0]) - batch[1]).mean(1)
+
+    def make(model, optimizer):
+        return StabilityMonitor(
+            model, broken, optimizer, draw_batch=lambda g, n: (INPUTS[:n], TARGETS[:n]), every=2, budget=None
+        )
+
+    run = Framework(Options(policy=Fixed(), stability=make))
+    with pytest.warns(UserWarning, match="no stability readings from here on"):
+        run.run(1)
+    assert run.reports[-1].step == 13
+
+
+def test_a_policy_that_needs_the_gauge_says_so():
+    with pytest.raises(InputError, match="give stability"):
+        Options(policy=StabilityAware())

@@ -1,4 +1,4 @@
-"""One of two processes of a Lightning job whose batch size changes, run by ``test_lightning.py``; it fails where a claim does not hold."""
+"""One of two processes of a Lightning job, run by ``test_lightning.py``; it fails where a claim does not hold."""
 
 import lightning.pytorch as pl
 import torch

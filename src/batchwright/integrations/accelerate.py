@@ -98,6 +98,7 @@ class AccelerateBatchSize:
             getattr(optimizer, "optimizer", optimizer),
             micro_batch_size=micro_batch_size or _batch_size(loader, world_size),
             num_micro_batches=accelerator.gradient_accumulation_steps,
+            model=self._models[0],
             world_size=world_size,
             rank_noise=_rank_noise(self._models, self.options) if world_size > 1 else None,
             micro_batches_per_epoch=len(loader) if hasattr(loader, "__len__") else None,
@@ -139,7 +140,7 @@ class AccelerateBatchSize:
             return
         end = bool(accelerator.gradient_state.end_of_dataloader)
         self._epoch += end
-        report = accumulation.after_step(epoch=self._epoch, end_of_epoch=end)
+        report = accumulation.after_step(epoch=self._epoch, end_of_epoch=end, batch=batch)
         if report is not None:
             self.last = report
             for sink in self._sinks:

@@ -1,27 +1,29 @@
 """The core of all integrations, which knows no library: what to accumulate next, from what the micro-batches of a step measured.
 
-A framework calls it at four places of its own loop: a weight before each backward pass, `after_backward` behind it, `finish_gradient`
-once the gradient is whole, and `after_step`. In between it is a state of plain values that a checkpoint holds.
+A framework calls it at five places of its own loop: `begin`, a `weight` before each backward pass, `after_backward` behind it,
+`finish_gradient` once the gradient is whole, and `after_step`. In between it is a state of plain values that a checkpoint holds.
 """
 
 import math
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from batchwright.adapt import Decision, Measured, check_optimizer
+from batchwright.core.batches import Batch
 from batchwright.core.checks import check_int
 from batchwright.core.errors import InputError
 from batchwright.core.statistics import Interval
 from batchwright.integrations.example_schedule import ExampleSchedule
+from batchwright.integrations.gauge import Gauge
 from batchwright.integrations.in_force import SettingsInForce
 from batchwright.integrations.micro_batches import whole_batch
 from batchwright.integrations.options import Options
+from batchwright.integrations.step_gradient import StepGradient
 from batchwright.integrations.step_report import StepReport
 from batchwright.measure.noise_ranks import RankNoise
-from batchwright.measure.running_noise import MicroBatchNorms, RunningNoiseScale, StepNoise
+from batchwright.measure.running_noise import MicroBatchNorms, RunningNoiseScale
 
 
 class Accumulation:
@@ -35,6 +37,7 @@ class Accumulation:
         optimizer: The optimizer itself, not a framework's wrapper.
         micro_batch_size: Examples in one forward pass of one rank.
         num_micro_batches: That the first step accumulates on each rank; what the framework's lr schedule was planned for.
+        model: For the stability gauge, where the options ask for one.
         world_size: Ranks.
         rank_noise: Attached to the DDP model, where there are several ranks and the policy looks at noise.
         micro_batches_per_epoch: On each rank; no step is larger. None where it is not known.
@@ -54,6 +57,7 @@ class Accumulation:
         *,
         micro_batch_size: int,
         num_micro_batches: int,
+        model: nn.Module | None = None,
         world_size: int = 1,
         rank_noise: RankNoise | None = None,
         micro_batches_per_epoch: int | None = None,
@@ -90,11 +94,14 @@ class Accumulation:
         self._controller = self.policy.init(batch_size=self.batch_size)
         self._parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         self._rank_noise, self._make_norms = rank_noise, norms
-        self._norms: MicroBatchNorms | None = None
-        self._noise: StepNoise | None = None
-        self._clear()
+        self._gauge: Gauge | None = None
+        if options.stability is not None:
+            if model is None or world_size > 1:
+                raise InputError(f"stability must go with a model on one rank, got {world_size} ranks; leave it out")
+            self._gauge = Gauge(options.stability(model, optimizer), self.in_force)
+        self.forget()
 
-    def start(self, *, lr: float | None = None) -> StepReport:
+    def start(self) -> StepReport:
         """Ask the policy before the first step; a schedule chooses that size too."""
         return self._ask(self.batch_size, loss=None, epoch=0)
 
@@ -106,23 +113,21 @@ class Accumulation:
     @property
     def num_accumulated(self) -> int:
         """Micro-batches in the gradient so far."""
-        return len(self._sizes)
-
-    @property
-    def norms(self) -> MicroBatchNorms | None:
-        """What collects the norms of this step; None where it measures none."""
-        return self._norms
-
-    @property
-    def stepped(self) -> bool:
-        """Whether the optimizer has made the step of this gradient."""
-        return self._stepped
+        return self.gradient.num_micro_batches
 
     def begin(self) -> None:
         """Start a new gradient; what was accumulated and not stepped with is forgotten."""
-        self._clear()
-        if self.options.needs_noise and self._rank_noise is None and self.step % self.options.noise_every == 0:
-            self._norms = self._make_norms(self._parameters)
+        measures = self.options.needs_noise and self._rank_noise is None and self.step % self.options.noise_every == 0
+        self.gradient = StepGradient(
+            self._parameters,
+            norms=self._make_norms(self._parameters) if measures else None,
+            rank_noise=self._rank_noise,
+            keeps_loss=self.options.needs_loss,
+        )
+
+    def forget(self) -> None:
+        """Drop what was accumulated for a step that was not made."""
+        self.gradient = StepGradient(self._parameters)
 
     def weight(self, num_examples: int) -> float:
         """What the mean loss of a micro-batch is multiplied with, beside the framework's own division; 1 for a whole one."""
@@ -135,65 +140,52 @@ class Accumulation:
             num_examples: In it, at least 1.
             loss: Its mean loss, for a policy that looks at the loss.
         """
-        check_int("num_examples", num_examples, at_least=1)
-        self._sizes.append(num_examples)
-        if self._norms is not None:
-            self._norms.after_micro_batch(num_examples)
-        if loss is not None and self.options.needs_loss:
-            self._losses.append(loss.detach() * num_examples)
+        self.gradient.add(num_examples, loss)
 
     def finish_gradient(self, *, grad_scale: float = 1.0, rescale: bool = True) -> float:
         """Close the statistics, and make the accumulated gradient the mean over the examples that are really in it.
 
         Args:
             grad_scale: What ``.grad`` is multiplied with beyond the loss's own gradient: the scale of a gradient scaler.
-            rescale: False where the framework divides by what a step really holds; the gradient is left as it is then, and a step
-                with a short micro-batch, whose weight is the framework's affair, says nothing about the noise.
+            rescale: False where the framework divides by what a step really holds, and the gradient is to be left as it is.
 
         Returns:
             What the gradient was multiplied with: 1 unless the step ended early or a micro-batch was short.
         """
-        num_examples = sum(self._sizes)
         # Divided by the planned number of micro-batches, a gradient of fewer or shorter ones comes out too small.
-        factor = self.num_micro_batches * self.micro_batch_size / num_examples if rescale else 1.0
-        noise = self._step_noise(num_examples)
-        if not rescale and num_examples != len(self._sizes) * self.micro_batch_size:
-            noise = None
-        if noise is not None:
-            scale = (factor / grad_scale) ** 2
-            noise = StepNoise(trace=noise.trace * scale, grad_sq_norm=noise.grad_sq_norm * scale)
-            # A gradient that overflowed says nothing; a gradient scaler leaves its step out.
-            self._noise = noise if math.isfinite(noise.trace) and math.isfinite(noise.grad_sq_norm) else None
-        if factor != 1.0:
-            grads = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-            torch._foreach_mul_(grads, factor)
-        return factor
+        planned = self.num_micro_batches if rescale else None
+        return self.gradient.finish(planned=planned, micro_batch_size=self.micro_batch_size, grad_scale=grad_scale)
 
-    def after_step(self, *, epoch: int | None = None, end_of_epoch: bool = False) -> StepReport | None:
+    def after_step(
+        self, *, epoch: int | None = None, end_of_epoch: bool = False, batch: Batch = None
+    ) -> StepReport | None:
         """Count the step, ask the policy, and set the size and the settings of the next; call it when the scheduler was stepped.
 
         Args:
             epoch: Epochs that are finished.
             end_of_epoch: Whether this step is the last of its epoch.
+            batch: Its last micro-batch, for a stability gauge that draws none of its own.
 
         Returns:
             What was done and decided; None where the optimizer left the step out, as a gradient scaler makes it do on an overflow.
         """
-        num_examples = sum(self._sizes) * self.world_size
+        gradient = self.gradient
+        num_examples = gradient.num_examples * self.world_size
         self.num_examples += num_examples
-        self.schedule.after(len(self._sizes) * self._each / self._start_size, end_of_epoch=end_of_epoch)
-        if not self._stepped:
-            self._clear()
+        base_steps = gradient.num_micro_batches * self._each / self._start_size
+        self.schedule.after(base_steps, end_of_epoch=end_of_epoch)
+        self.forget()
+        if not gradient.stepped:
             return None
         self.step += 1
-        if self._noise is not None:
-            self.noise = self.noise.update(self._noise)
-        report = self._ask(num_examples, loss=self._mean_loss(), epoch=epoch)
-        self._clear()
-        return report
+        if gradient.noise is not None:
+            self.noise = self.noise.update(gradient.noise)
+        if self._gauge is not None:
+            self._gauge.after_step(batch, num_examples)
+        return self._ask(num_examples, loss=gradient.mean_loss(self.world_size), epoch=epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a checkpoint needs, in plain values; taken between two steps."""
+        """All that a checkpoint needs, taken between two steps: plain values, and under ``stability`` tensors or None."""
         return {
             "step": self.step,
             "num_examples": self.num_examples,
@@ -208,6 +200,7 @@ class Accumulation:
             "lr_factor": self.in_force.lr_factor,
             "noise_scale": self.in_force.noise_scale if math.isfinite(self.in_force.noise_scale) else None,
             "schedule": self.schedule.state_dict(),
+            "stability": None if self._gauge is None else self._gauge.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -240,11 +233,9 @@ class Accumulation:
             noise_scale=math.inf if noise_scale is None else noise_scale,
         )
         self.schedule.load_state_dict(state["schedule"])
-        self._clear()
-
-    def forget(self) -> None:
-        """Drop what was accumulated for a step that was not made."""
-        self._clear()
+        if self._gauge is not None and state["stability"] is not None:
+            self._gauge.load_state_dict(state["stability"])
+        self.forget()
 
     def close(self) -> None:
         """Take the hooks off the optimizer."""
@@ -263,6 +254,7 @@ class Accumulation:
             noise_scale=interval,
             trace=self.noise.trace if interval is not None else None,
             grad_sq_norm=self.noise.grad_sq_norm if interval is not None else None,
+            **(self._gauge.measured() if self._gauge is not None else {}),  # type: ignore[arg-type]
         )
         self._controller, decision = self.policy.update(self._controller, measured)
         before, reason = self.num_micro_batches, self._set(decision, interval)
@@ -300,29 +292,9 @@ class Accumulation:
         self.num_micro_batches, self.batch_size = whole.num_micro_batches, whole.batch_size
         return f"{decision.reason}; {whole.note}" if whole.note else decision.reason
 
-    def _mean_loss(self) -> float | None:
-        if not self._losses:
-            return None
-        mean = torch.stack(self._losses).sum() / sum(self._sizes)
-        if self.world_size > 1:  # all ranks must decide alike
-            torch.distributed.all_reduce(mean)
-            mean = mean / self.world_size
-        return float(mean)
-
-    def _step_noise(self, num_examples: int) -> StepNoise | None:
-        if self._rank_noise is not None:
-            return self._rank_noise.step_noise(num_examples)
-        return self._norms.step_noise() if self._norms is not None else None
-
     def _optimizer_stepped(self) -> None:
-        self._stepped = True
+        self.gradient.stepped = True
         self.schedule.before()
-
-    def _clear(self) -> None:
-        self._sizes: list[int] = []
-        self._losses: list[Tensor] = []
-        self._norms, self._noise = None, None
-        self._stepped = False
 
     def _check_world(self, rank_noise: RankNoise | None) -> None:
         if self.world_size > 1 and self.options.needs_noise and rank_noise is None:

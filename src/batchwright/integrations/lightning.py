@@ -102,6 +102,7 @@ class BatchSizeCallback(_pl.Callback):
             trainer.optimizers[0],
             micro_batch_size=self._micro_batch_size or loader_batch_size(loader),
             num_micro_batches=self._started_with,
+            model=pl_module,
             world_size=trainer.world_size,
             rank_noise=_rank_noise(trainer, self.options),
             micro_batches_per_epoch=batches if isinstance(batches, int) else None,
@@ -155,7 +156,7 @@ class BatchSizeCallback(_pl.Callback):
             accumulation.forget()
             return
         end = bool(trainer.fit_loop.epoch_loop._num_ready_batches_reached())
-        report = accumulation.after_step(epoch=trainer.current_epoch + end, end_of_epoch=end)
+        report = accumulation.after_step(epoch=trainer.current_epoch + end, end_of_epoch=end, batch=batch)
         if report is None:
             return
         self.last = report

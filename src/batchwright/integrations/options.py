@@ -1,14 +1,30 @@
 """What every integration is asked: the policy, the rules by which settings follow the batch size, and how noise is measured."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from torch import nn
+from torch.optim import Optimizer
 
 from batchwright.adapt import Controller, parse_policy
 from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.core.errors import InputError
+from batchwright.measure.curvature import StabilityMonitor
 
 SCHEDULES = ("examples", "steps")
 # What an accumulation loop can measure of a framework that shows it nothing but mean losses and gradients.
 MEASURED = frozenset({"noise_scale", "trace", "grad_sq_norm", "loss", "lr", "epoch", "num_train"})
+# What of `Measured` a gauge gives; only for SGD, whose levels they are.
+READ = frozenset(
+    {
+        "batch_sharpness",
+        "batch_sharpness_error",
+        "mean_curvature",
+        "lambda_max",
+        "stability_low",
+        "stability_high",
+    }
+)
 # What needs the gradients of several parts of the batch.
 NOISE = frozenset({"noise_scale", "trace", "grad_sq_norm"})
 
@@ -33,6 +49,8 @@ class Options:
             the schedule ends where it would have ended. ``steps``: the framework's own count, one for each optimizer step.
         noise_every: Optimizer steps between two noise measurements of a policy that needs them.
         decay: Weight that the running noise scale keeps from one measurement to the next.
+        stability: Makes a `StabilityMonitor` from the model and its optimizer, with a loss for each example, which no framework shows;
+            the policies that keep a run stable look at it. On one rank.
 
     Raises:
         InputError: If an option breaks a rule, or the policy needs what no integration measures.
@@ -49,14 +67,18 @@ class Options:
     schedule: str = "examples"
     noise_every: int = 1
     decay: float = 0.95
+    stability: Callable[[nn.Module, Optimizer], StabilityMonitor] | None = None
 
     def __post_init__(self) -> None:
         controller = self.controller
-        unmeasured = sorted(controller.needs - MEASURED)
+        unmeasured = controller.needs - MEASURED
+        if self.stability is not None:
+            unmeasured -= READ
         if unmeasured:
+            hint = "give stability" if unmeasured <= READ else "take another, or batchwright.train"
             raise InputError(
                 f"policy must need no more than an integration measures ({', '.join(sorted(MEASURED))}), got "
-                f"{type(controller).__name__}, which needs {', '.join(unmeasured)} too; take another, or batchwright.train"
+                f"{type(controller).__name__}, which needs {', '.join(sorted(unmeasured))} too; {hint}"
             )
         if self.base_batch_size is not None:
             check_int("base_batch_size", self.base_batch_size, at_least=1)

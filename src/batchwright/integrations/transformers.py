@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from batchwright.adapt import REGISTRY, Controller
@@ -91,6 +91,7 @@ class BatchSizeTrainerCallback(_callbacks.TrainerCallback, _callbacks.Exportable
             getattr(optimizer, "optimizer", optimizer),
             micro_batch_size=self._size,
             num_micro_batches=self._started_with,
+            model=shown["model"],
             world_size=args.world_size,
             micro_batches_per_epoch=self._per_epoch,
             num_train=num_train,
@@ -161,7 +162,8 @@ class BatchSizeTrainerCallback(_callbacks.TrainerCallback, _callbacks.Exportable
 
     def state(self) -> dict[str, Any]:
         """What Trainer writes into ``trainer_state.json`` of a checkpoint; it asks for it right before it writes."""
-        kept = None if self._accumulation is None else self._accumulation.state_dict()
+        # A stability gauge begins anew: its tensors are not for this file.
+        kept = None if self._accumulation is None else {**self._accumulation.state_dict(), "stability": None}
         if self._state is not None:
             self._real_step, self._state.global_step = self._state.global_step, self._num_base_steps
         return {"args": _plain_options(self.options), "attributes": {"resumed": kept}}
@@ -212,7 +214,7 @@ class BatchSizeTrainerCallback(_callbacks.TrainerCallback, _callbacks.Exportable
         accumulation = self._running()
         last = accumulation.num_accumulated + 1 == accumulation.num_micro_batches
         if last or self._position + 1 == self._per_epoch:
-            norms = accumulation.norms
+            norms = accumulation.gradient.norms
             if isinstance(norms, TappedNorms):
                 norms.tap()
 
@@ -253,7 +255,8 @@ def _plain_options(options: Options) -> dict[str, Any]:
     """Arguments that make such a callback again, in plain values; without a policy of the registry, none do."""
     names = {kind: name for name, kind in REGISTRY.items()}
     controller: Any = options.controller
-    found = {name: value for name, value in asdict(options).items() if name not in ("policy", "policy_options")}
+    special = ("policy", "policy_options", "stability")
+    found = {field.name: getattr(options, field.name) for field in fields(options) if field.name not in special}
     if type(controller) not in names:
         return found
     texts = {name: "none" if value is None else str(value) for name, value in asdict(controller).items()}
