@@ -2,6 +2,8 @@
 
 import csv
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -359,3 +361,30 @@ def test_two_processes_with_ddp_decide_alike_and_make_the_gradient_of_the_whole_
     told = run_two_processes("two_processes_lightning.py")
     assert told[0] == told[1]
     assert "largest batch 64" in told[0]
+
+
+def test_it_works_with_pytorch_lightning_where_lightning_is_not_installed():
+    pytest.importorskip("pytorch_lightning", reason="pytorch_lightning is not installed")
+    code = """
+import sys
+sys.modules["lightning"] = None
+import pytorch_lightning as pl, torch
+from torch.utils.data import DataLoader, TensorDataset
+import batchwright as bw
+class Module(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(3, 1)
+    def training_step(self, batch, batch_idx):
+        return self.net(batch[0]).square().mean()
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+sizes = bw.integrations.BatchSizeCallback("schedule:0:8 16:24")
+assert isinstance(sizes, pl.Callback)
+quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+trainer = pl.Trainer(max_epochs=1, accumulate_grad_batches=2, callbacks=[sizes], accelerator="cpu", **quiet)
+trainer.fit(Module(), DataLoader(TensorDataset(torch.randn(64, 3)), batch_size=4))
+assert sizes.last.step == trainer.global_step == 4, sizes.last
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -15,6 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, 
 from batchwright.adapt import Cabs, Fixed, NoiseScale, NormTest, Schedule  # noqa: E402
 from batchwright.core.errors import InputError  # noqa: E402
 from batchwright.integrations import BatchSizeTrainerCallback  # noqa: E402
+from batchwright.integrations.whole_steps import StepsFrom  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -299,6 +300,22 @@ def test_what_cannot_work_is_refused_before_training(tmp_path):
         BatchSizeTrainerCallback(Cabs())
     with pytest.raises(InputError, match=r"call trainer\.train first"):
         BatchSizeTrainerCallback(Fixed()).batch_size  # noqa: B018
+
+
+def test_arguments_that_a_broken_run_has_left_are_not_taken_for_those_of_the_start(tmp_path):
+    class Breaks(TrainerCallback):
+        def on_step_end(self, args, state, control, **shown):
+            if state.global_step == 4:
+                raise KeyError("stop")
+
+    callback = BatchSizeTrainerCallback(Schedule(schedule="0:8 8:16"))
+    breaks = Breaks()
+    with pytest.raises(KeyError):
+        train(tmp_path, callback, spies=[breaks])
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    args.gradient_accumulation_steps = StepsFrom(4, first=8)
+    with pytest.raises(InputError, match="make the TrainingArguments anew"):
+        callback.on_train_begin(args, None, None)
 
 
 def test_a_batch_below_the_one_at_the_start_is_not_made_and_the_report_says_why(tmp_path):

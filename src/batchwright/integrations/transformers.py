@@ -80,6 +80,11 @@ class BatchSizeTrainerCallback(_callbacks.TrainerCallback, _callbacks.Exportable
     def on_train_begin(self, args: Any, state: Any, control: Any, **shown: Any) -> None:
         """Optimizer, scheduler and loader are in place by now, a checkpoint included."""
         _check(args, self.options)
+        if isinstance(args.gradient_accumulation_steps, StepsFrom):
+            raise InputError(
+                f"gradient_accumulation_steps must be that of the start, got {args.gradient_accumulation_steps}, which a run that was "
+                "cut short has left; make the TrainingArguments anew"
+            )
         loader, optimizer, scheduler = shown["train_dataloader"], shown["optimizer"], shown["lr_scheduler"]
         self._started_with = int(args.gradient_accumulation_steps)
         self._per_epoch = len(loader) if hasattr(loader, "__len__") else None
