@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The benchmarks compare with other packages, which have an environment of their own, so that no test leans on them.
 BENCH := .venv-bench
+INTEGRATIONS := .venv-integrations
 # glibc returns large buffers to the system after each step, and the page faults double large-batch steps on a CPU;
 # the thresholds have effect only when they are set before Python starts (docs/benchmarks.md, "Timings on a CPU").
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
 
-.PHONY: demo test check lint types studies bench kappa regret clean
+.PHONY: demo test integrations check lint types studies bench kappa regret clean
 
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +39,16 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+
+# The callbacks against the real libraries, in an environment of their own; `make test` skips what is not installed.
+$(INTEGRATIONS)/.libraries: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(INTEGRATIONS)
+	$(INTEGRATIONS)/bin/pip install --quiet -c constraints.txt torch
+	$(INTEGRATIONS)/bin/pip install --quiet -c constraints.txt -e ".[dev,lightning,transformers,tensorboard,wandb]"
+	touch $@
+
+integrations: $(INTEGRATIONS)/.libraries
+	OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest tests/integrations
 
 check: lint types test
 

@@ -42,6 +42,8 @@ ROOM_OF_EXTRA = {
     "tune": "tuning",
     "lightning": "integrations",
     "transformers": "integrations",
+    "tensorboard": "integrations",
+    "wandb": "integrations",
 }
 DISTRIBUTION_OF_MODULE = {"sklearn": "scikit-learn"}
 LOADED_LATE = {"sklearn", "plotly", "scipy", "typer", "rich", "matplotlib"}

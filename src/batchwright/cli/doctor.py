@@ -32,7 +32,12 @@ EXTRAS = {
     "rl": (("gymnasium",), "safe policy gradients on Gymnasium's environments"),
     "tune": (("ray", "optuna"), "tuning on several machines, and Optuna's search beside ours"),
     "lightning": (("lightning",), "the callback for Lightning"),
-    "transformers": (("transformers", "accelerate"), "the callback for transformers' Trainer"),
+    "transformers": (
+        ("transformers", "accelerate"),
+        "the callback for transformers' Trainer, and loops with Accelerate",
+    ),
+    "tensorboard": (("tensorboard",), "curves of batch size, noise scale and lr in TensorBoard"),
+    "wandb": (("wandb",), "the same in Weights & Biases"),
 }
 
 

@@ -50,12 +50,15 @@ class MicroBatchNorms:
         self._sizes: list[int | Tensor] = []
         self._sq_norms: list[Tensor] = []
 
-    def after_micro_batch(self, num_examples: int | Tensor) -> None:
+    def after_micro_batch(self, num_examples: int | Tensor, accumulated: list[Tensor] | None = None) -> None:
         """Take in the micro-batch of ``num_examples`` examples whose gradient has just been added.
 
-        Where examples have weights, that is the sum of them, of any unit: the trace is then that of a unit of weight.
+        Args:
+            num_examples: In it; where examples have weights the sum of them, of any unit, and the trace is then that of a unit of
+                weight.
+            accumulated: The gradient that it was added to, parameter by parameter; what ``read`` gives where left out.
         """
-        now = self._read()
+        now = self._read() if accumulated is None else accumulated
         if self._before is None:
             self._before = FlatCopy(now)
             self._sq_norms.append(self._before.sq_norm())
@@ -67,7 +70,7 @@ class MicroBatchNorms:
         self._sizes.append(num_examples)
 
     def step_noise(self) -> StepNoise | None:
-        """The estimates of this step, or None where fewer than two micro-batches had a weight."""
+        """The estimates of this step, or None where fewer than two micro-batches had a weight; ``.grad`` may be clipped by now."""
         sizes = np.array([float(size) for size in self._sizes], dtype=np.float64)
         known = sizes > 0  # a micro-batch of padding alone has no gradient to compare
         if known.sum() < 2:
