@@ -5,7 +5,7 @@
 A plain step is forward, backward and optimizer step on the same batch. Process CPU time on one thread; in each round every method
 runs once between two plain steps, which it is divided by. Between rounds the network trains ten steps further, and each search
 gets another random start, so that neither one point nor a lucky start makes the number. A warm search starts from the vector that the
-same method found in the round before. The true error is that against ARPACK with tolerance 1e-7.
+same method found in the round before. The true error is that against ARPACK with residuals below 1e-4, whose values are good to 1e-6.
 
 A tolerance means something else in each package: the change between two iterations (PyHessian), that and the residual
 (hessian-eigenthings), the residual (ARPACK, which curvlinops hands its operator to), the estimated error (ours). So each peer runs
@@ -145,19 +145,19 @@ def reference(model: nn.Module, batch: Batch) -> float:
     operator = HessianOperator(model, loss, batch)
     with operator.held():
         return arpack(
-            lambda v: operator.matvec(torch.from_numpy(v)).numpy(), operator.dim, tol=1e-7, seed=999, ncv=40
+            lambda v: operator.matvec(torch.from_numpy(v)).numpy(), operator.dim, tol=1e-4, seed=999, ncv=24
         ).value
 
 
 def cold_searches() -> dict[str, Search]:
     found: dict[str, Search] = {"batchwright": ours}
     if find_spec("pyhessian"):
-        for tol in (1e-2, 1e-3, 1e-4):
+        for tol in (1e-2, 1e-3):
             found[f"pyhessian, tol={tol:g}{' (default)' if tol == 1e-3 else ''}"] = partial(pyhessian, tol=tol)
     if find_spec("hessian_eigenthings"):
-        for tol in (1e-1, 3e-2, 1e-2):
+        for tol in (1e-1, 3e-2):
             found[f"hessian-eigenthings, power, tol={tol:g}"] = partial(eigenthings_power, tol=tol)
-        for count in (None, 8, 10, 12, 16):
+        for count in (None, 8, 10):
             name = "Lanczos as it comes" if count is None else f"Lanczos, max_iter={count}"
             found[f"hessian-eigenthings, {name}"] = partial(eigenthings_lanczos, max_iter=count)
     if find_spec("curvlinops"):
@@ -226,6 +226,8 @@ def search_rows(
             plain_step(model, optimizer, next(between))
         truths.append(reference(model, batch))
         for name, search in searches.items():
+            if not round_ and name not in warm and search is not ours:
+                continue
             steps, found = timed(step, partial(search, model, batch, round_, starts.get(name)))
             if name in warm:
                 starts[name] = found.vector
@@ -334,7 +336,7 @@ def print_products(model: nn.Module, batch: Batch, rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, help="one network alone; both when left out")
-    parser.add_argument("--rounds", type=int, default=7, help="points of training, and starts")
+    parser.add_argument("--rounds", type=int, default=5, help="points of training, and starts")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
