@@ -17,7 +17,7 @@ from torch import Tensor
 from batchwright.core.checks import check_int, check_number
 from batchwright.core.errors import InputError
 from batchwright.measure.curvature.operator import CurvatureOperator
-from batchwright.measure.curvature.ritz_error import ritz_errors
+from batchwright.measure.curvature.ritz_error import NUM_FRESH, ritz_errors
 
 Array = NDArray[np.float64]
 MAX_BASIS = 48
@@ -106,7 +106,7 @@ def extreme_eigenpairs(
                     break
                 settled, has_closed = ritz.values, True
                 basis.add(operator.random_vector(generator))
-            elif not has_closed and _found(ritz, wanted, tol) and _near(ritz, high, high_tol):
+            elif used >= NUM_FRESH and not has_closed and _found(ritz, wanted, tol) and _near(ritz, high, high_tol):
                 break
             if basis.is_full:
                 basis.restart(ritz.keep)
