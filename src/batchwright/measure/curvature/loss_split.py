@@ -51,7 +51,7 @@ class LossSplit:
             TaskError: If the loss is not one number an example.
         """
         if self._forward is not None:
-            output = self._forward(model, batch)
+            output: Tensor = self._forward(model, batch)
             _check_output(output, batch)
             if not self._checked:
                 self._check(model, batch, output, None)
@@ -59,7 +59,7 @@ class LossSplit:
         recorder = _Recorder(model)
         state = RandomState.capture()
         losses = example_losses(recorder, self._loss, batch)
-        output: Tensor = recorder.output_of_one_call()  # if it is one, which is checked next
+        output = recorder.output_of_one_call()  # if it is one, which is checked next
         _check_output(output, batch)
         if not self._checked:
             state.restore()
