@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -97,6 +99,23 @@ def dense_hessian(model: nn.Module, loss: Loss, batches: list[tuple[Tensor, ...]
     count = sum(batch_length(batch) for batch in batches)
     function, flat = flat_function(model, lambda m: sum(loss(m, batch).sum() for batch in batches) / count)
     return torch.autograd.functional.hessian(function, flat)
+
+
+def largest_by_arpack(model: nn.Module, loss: Loss, batch: tuple[Tensor, ...]) -> float:
+    """Largest Hessian eigenvalue where a dense Hessian is too large: another package's search with torch's own products."""
+    function, flat = flat_function(model, lambda m: loss(m, batch).mean())
+    operator = LinearOperator(
+        (len(flat), len(flat)),
+        matvec=lambda v: torch.autograd.functional.hvp(function, flat, torch.from_numpy(v))[1].numpy(),
+        dtype=np.float64,
+    )
+    start = np.random.default_rng(7).standard_normal(len(flat))
+    return float(eigsh(operator, k=1, which="LA", tol=1e-8, v0=start, return_eigenvectors=False)[0])
+
+
+@pytest.fixture
+def by_arpack() -> Callable[..., float]:
+    return largest_by_arpack
 
 
 @pytest.fixture

@@ -7,39 +7,84 @@ import torch
 from torch import nn
 
 from batchwright.core.errors import InputError
-from batchwright.measure.curvature import HessianOperator, extreme_eigenpairs, sharpness
+from batchwright.measure.curvature import HessianOperator, sharpness
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "gpt"])
 def test_sharpness_is_the_largest_eigenvalue_of_the_dense_hessian(name, make_case, dense):
     case = make_case(name)
     value = float(torch.linalg.eigvalsh(dense(case.model, case.loss, [case.batch]))[-1])
-    found = sharpness(case.model, case.loss, case.batch, tol=1e-3)
+    found = sharpness(case.model, case.loss, case.batch, tol=1e-3, high_tol=0.05)
     assert found.converged
     assert found.value == pytest.approx(value, rel=1e-3)
     assert found.high >= value * (1 - 1e-9)
 
 
-def test_sharpness_of_a_resnet_is_that_of_a_long_search_from_random_numbers(make_case):
-    case = make_case("resnet", torch.float32)
-    operator = HessianOperator(case.model, case.loss, case.batch)
-    generator = torch.Generator().manual_seed(5)
-    expected = extreme_eigenpairs(
-        operator, operator.random_vector(generator), tol=1e-6, random_length=1.0, high_tol=0.01
-    )
-    assert expected.converged
+def test_sharpness_of_a_resnet_is_that_of_another_packages_search(make_case, by_arpack):
+    case = make_case("resnet")
+    norms = [module for module in case.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert not any(module.training for module in norms)
+    value = by_arpack(case.model, case.loss, case.batch)
     found = sharpness(case.model, case.loss, case.batch, tol=1e-3)
-    assert found.value == pytest.approx(expected.values[0], rel=1e-3)
-    assert found.high >= expected.values[0]
+    assert found.converged
+    assert found.value == pytest.approx(value, rel=1e-3)
+    assert found.high >= value
+
+
+def test_the_other_packages_search_agrees_with_the_dense_hessian(make_case, dense, by_arpack):
+    case = make_case("cnn")
+    value = float(torch.linalg.eigvalsh(dense(case.model, case.loss, [case.batch]))[-1])
+    assert by_arpack(case.model, case.loss, case.batch) == pytest.approx(value, rel=1e-7)
+
+
+def trained(case, num_steps=40):
+    """The case after steps on its batch, in the mode that it is in: BatchNorm stays frozen."""
+    optimizer = torch.optim.SGD(case.model.parameters(), lr=0.05)
+    for _ in range(num_steps):
+        optimizer.zero_grad()
+        case.loss(case.model, case.batch).mean().backward()
+        optimizer.step()
+    return case
+
+
+@pytest.mark.parametrize("is_trained", [False, True], ids=["at_first", "trained"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "gpt"])
+def test_searches_with_a_random_restart_do_not_miss_the_largest_eigenvalue(name, is_trained, make_case, by_arpack):
+    case = make_case(name)
+    if is_trained:
+        trained(case)
+    value = by_arpack(case.model, case.loss, case.batch)
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        found = sharpness(case.model, case.loss, case.batch, tol=1e-3, num_checks=1, generator=generator)
+        assert found.converged
+        assert found.value == pytest.approx(value, rel=1e-3)
+
+
+def test_a_start_with_little_of_the_top_eigenvector_misses_it_and_high_says_so(make_case, dense):
+    case = make_case("cnn")
+    values = torch.linalg.eigvalsh(dense(case.model, case.loss, [case.batch]))
+    unlucky = sharpness(case.model, case.loss, case.batch, tol=1e-3)
+    assert unlucky.value == pytest.approx(float(values[-2]), rel=1e-3)  # the second, 16 % below the largest
+    assert unlucky.high > float(values[-1])
+    checked = sharpness(case.model, case.loss, case.batch, tol=1e-3, num_checks=1)
+    assert checked.value == pytest.approx(float(values[-1]), rel=1e-3)
+    assert checked.check_values[0] == checked.value
+    longer = sharpness(case.model, case.loss, case.batch, tol=1e-3, high_tol=0.05)
+    assert longer.value == pytest.approx(float(values[-1]), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "gpt"])
-def test_restarts_from_random_numbers_show_no_silent_miss(name, make_case):
+def test_checks_are_searches_of_their_own_and_the_largest_value_of_all_is_returned(name, make_case):
     case = make_case(name, torch.float32)
-    found = sharpness(case.model, case.loss, case.batch, tol=1e-3, num_checks=3)
     alone = sharpness(case.model, case.loss, case.batch, tol=1e-3)
+    found = sharpness(case.model, case.loss, case.batch, tol=1e-3, num_checks=3)
     assert len(found.check_values) == 3
-    assert all(value == pytest.approx(alone.value, rel=1e-3) for value in found.check_values)
+    assert found.value == max(alone.value, *found.check_values)
+    # One start in many misses by itself, on the CNN the first and on the ResNet a check: that is what checks are for.
+    near = [value for value in found.check_values if value == pytest.approx(found.value, rel=1e-3)]
+    assert len(near) >= 2
     assert found.num_hvps > 3 * alone.num_hvps / 2
 
 

@@ -19,6 +19,7 @@ from batchwright.core.preserve import preserved
 from batchwright.core.statistics import Interval
 from batchwright.core.vectors import trainable
 from batchwright.measure.curvature.batch_curvature import batch_curvature
+from batchwright.measure.curvature.parts import check_several
 from batchwright.measure.curvature.skewed_mean import skewed_mean_interval
 from batchwright.measure.curvature.stopping import StoppingRule
 from batchwright.measure.curvature.value_difference import ValueDifference
@@ -114,7 +115,7 @@ def batch_sharpness(
     num_examples = num_zero = 0
     look, converged = rule.next_look(0), False
     with preserved(model):
-        for batch in batches:
+        for batch in check_several(batches):
             found = differences(batch) if differences else batch_curvature(model, loss, batch, parameters)
             if found.sq_norm == 0:
                 num_zero += 1

@@ -17,6 +17,7 @@ from batchwright.core.vectors import dot, trainable
 from batchwright.measure.curvature.batch_curvature import differentiable_gradient, hessian_product
 from batchwright.measure.curvature.curvature_ratio import CurvatureRatio, ratio_over_batches
 from batchwright.measure.curvature.frozen_step import FrozenStep
+from batchwright.measure.curvature.parts import check_several
 from batchwright.measure.curvature.stopping import StoppingRule
 
 EDGE = 2.0
@@ -94,5 +95,7 @@ def generalized_sharpness(
         return float(curvature), -float(dot(step, grads))
 
     with preserved(model):
-        ratio = ratio_over_batches((sample(batch) for batch in batches), rule, level, signed_denominator=True)
+        ratio = ratio_over_batches(
+            (sample(batch) for batch in check_several(batches)), rule, level, signed_denominator=True
+        )
     return GeneralizedSharpness(ratio=ratio, edge=EDGE, optimizer=type(optimizer).__name__, limits=LIMITS)

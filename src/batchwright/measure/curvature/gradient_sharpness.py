@@ -17,6 +17,7 @@ from batchwright.core.preserve import preserved
 from batchwright.core.vectors import dot, sq_norm, trainable
 from batchwright.measure.curvature.batch_curvature import batch_curvature, differentiable_gradient, hessian_product
 from batchwright.measure.curvature.curvature_ratio import CurvatureRatio, ratio_over_batches
+from batchwright.measure.curvature.parts import check_several
 from batchwright.measure.curvature.stopping import StoppingRule
 
 
@@ -50,7 +51,7 @@ def batch_sharpness_ratio(
     rule = StoppingRule(relative_error=relative_error, min_batches=min_batches, max_batches=max_batches)
     parameters = trainable(model)
     with preserved(model):
-        found = (batch_curvature(model, loss, batch, parameters) for batch in batches)
+        found = (batch_curvature(model, loss, batch, parameters) for batch in check_several(batches))
         return ratio_over_batches(((each.curvature, each.sq_norm) for each in found), rule, level)
 
 
@@ -126,7 +127,7 @@ def gradient_noise_interaction(
 def _pairs(model: nn.Module, loss: Loss, batches: Iterable[Batch]) -> Iterator[tuple[float, float, float, float]]:
     """Of each pair of batches: mean curvature of one along the gradient of the other, both squared norms, the inner product."""
     parameters = trainable(model)
-    source = iter(batches)
+    source = iter(check_several(batches))
     while len(pair := list(islice(source, 2))) == 2:
         graphs = [differentiable_gradient(model, loss, batch, parameters)[0] for batch in pair]
         first, second = ([part.detach() for part in graph] for graph in graphs)

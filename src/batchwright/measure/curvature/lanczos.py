@@ -17,14 +17,10 @@ from torch import Tensor
 from batchwright.core.checks import check_int, check_number
 from batchwright.core.errors import InputError
 from batchwright.measure.curvature.operator import CurvatureOperator
+from batchwright.measure.curvature.ritz_error import NUM_FRESH, ritz_errors
 
 Array = NDArray[np.float64]
 MAX_BASIS = 48
-# The gap is that of the values found so far, which is too wide while a close eigenvalue is not yet told apart. On 30 networks
-# in training, from 60 starts with a share of the gradient, residual^2 / gap <= 1 % stopped 17 times at an error above 1 %
-# (worst 32 %), and with this factor never; from 30 warm starts, ten steps on, 5 times (worst 14 %) and once (2.4 %: two
-# eigenvalues 5 % apart).
-SAFETY = 4.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -35,8 +31,8 @@ class EigenPairs:
         values: The largest eigenvalues in falling order, then the smallest in falling order.
         vectors: Their eigenvectors of unit length, one a row.
         residuals: ``||A v - value v||``, absolute, of each.
-        errors: Estimated error of each value: the smaller of its residual and of ``4 residual^2 / gap`` to the nearest other
-            value found.
+        errors: Estimated error of each value: at most its residual, which bounds the distance to some eigenvalue, and less where the
+            other values found, and the latest steps taken as those to come, leave it less to move (`ritz_error`).
         converged: Whether every error is below the tolerance, and ``high`` as close as it was asked to be.
         high: Upper limit of the largest eigenvalue, with probability ``level`` over the random part of the start; ``inf`` without one.
         num_products: Products with the operator.
@@ -110,7 +106,7 @@ def extreme_eigenpairs(
                     break
                 settled, has_closed = ritz.values, True
                 basis.add(operator.random_vector(generator))
-            elif not has_closed and _found(ritz, wanted, tol) and _near(ritz, high, high_tol):
+            elif used >= NUM_FRESH and not has_closed and _found(ritz, wanted, tol) and _near(ritz, high, high_tol):
                 break
             if basis.is_full:
                 basis.restart(ritz.keep)
@@ -173,6 +169,7 @@ class _Basis:
         self._next_norm = 0.0
         self._log_scale = 0.0  # logarithm of the product of all residual norms so far
         self._is_krylov = True
+        self._num_fresh = 0  # Lanczos steps since the start or the last change of the basis
 
     @property
     def matrix(self) -> Array:
@@ -207,12 +204,14 @@ class _Basis:
         rest, column = self._orthogonal(product, size)
         self._matrix[:size, size - 1] = self._matrix[size - 1, :size] = column
         self._size = size
+        self._num_fresh += 1
         self._wait(rest, scale=max(length, float(np.abs(self._matrix[:size, :size]).max())))
         return True
 
     def add(self, direction: Tensor) -> None:
         """Let a new direction wait, in place of a vanished residual."""
         self._is_krylov = False
+        self._num_fresh = 0
         rest, _ = self._orthogonal(direction / torch.linalg.vector_norm(direction), self._size)
         self._rows[self._size] = rest / torch.linalg.vector_norm(rest)
         self._next_norm = 0.0
@@ -223,12 +222,7 @@ class _Basis:
         values, coordinates = np.linalg.eigh(self._matrix[:size, :size])
         values, coordinates = values[::-1], coordinates[:, ::-1]
         residuals = np.abs(self._next_norm * coordinates[-1])
-        gaps = np.full(size, 0.0)
-        if size > 1:
-            steps = -np.diff(values)
-            gaps = np.minimum(np.append(steps, np.inf), np.insert(steps, 0, np.inf))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            errors = np.minimum(residuals, np.where(gaps > 0, SAFETY * residuals**2 / gaps, np.inf))
+        errors = ritz_errors(values, residuals, self.matrix, self._next_norm, self._num_fresh)
         top = min(num_largest, size)
         chosen = np.array([*range(top), *range(max(top, size - num_smallest), size)], dtype=int)
         spare = max(1, (self._capacity - len(chosen)) // 3)
@@ -276,6 +270,7 @@ class _Basis:
         """Shrink the basis to the Ritz vectors with these coordinates; the waiting vector goes on waiting."""
         size, kept = self._size, keep.shape[1]
         self._is_krylov = False
+        self._num_fresh = 0
         waiting = self._rows[size].clone()
         values = np.einsum("ik,ij,jk->k", keep, self._matrix[:size, :size], keep)
         self._rows[:kept] = self.vectors(keep)

@@ -51,7 +51,7 @@ class LossSplit:
             TaskError: If the loss is not one number an example.
         """
         if self._forward is not None:
-            output = self._forward(model, batch)
+            output: Tensor = self._forward(model, batch)
             _check_output(output, batch)
             if not self._checked:
                 self._check(model, batch, output, None)
@@ -59,7 +59,7 @@ class LossSplit:
         recorder = _Recorder(model)
         state = RandomState.capture()
         losses = example_losses(recorder, self._loss, batch)
-        output = recorder.output_of_one_call()
+        output = recorder.output_of_one_call()  # if it is one, which is checked next
         _check_output(output, batch)
         if not self._checked:
             state.restore()
@@ -140,11 +140,10 @@ class _Recorder(_StandIn):
         self._outputs.append(output)
         return output
 
-    def output_of_one_call(self) -> Tensor:
+    def output_of_one_call(self) -> Any:
         if len(self._outputs) != 1:
             raise InputError(f"loss must call the model exactly once, got {len(self._outputs)} calls; {WAY_OUT}")
-        output: Tensor = self._outputs[0]
-        return output
+        return self._outputs[0]
 
 
 class _Replay(_StandIn):

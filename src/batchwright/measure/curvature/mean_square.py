@@ -115,9 +115,14 @@ def second_moment_matrix(
 
     For heavy ball the state is the iterate and the one before it; for Nesterov the iterate and ``lr`` times the momentum buffer. The
     moments are those of the first, the product, and the second.
+
+    Raises:
+        InputError: If ``lr`` or ``curvature_variance`` is negative, ``momentum`` not in [0, 1), or a number not finite.
     """
-    a, noise = lr * curvature_mean, lr**2 * curvature_variance
-    beta = momentum
+    rate = check_number("lr", lr, at_least=0.0)
+    a = rate * check_number("curvature_mean", curvature_mean)
+    noise = rate**2 * check_number("curvature_variance", curvature_variance, at_least=0.0)
+    beta = check_momentum(momentum)
     if not nesterov:
         keep = 1 + beta - a
         return np.array([[keep**2 + noise, -2 * keep * beta, beta**2], [keep, -beta, 0.0], [1.0, 0.0, 0.0]])
@@ -135,7 +140,11 @@ def second_moment_matrix(
 def second_moment_growth(
     *, lr: float, curvature_mean: float, curvature_variance: float, momentum: float, nesterov: bool = False
 ) -> float:
-    """Factor by which second moments grow in one step in the long run: the spectral radius of `second_moment_matrix`."""
+    """Factor by which second moments grow in one step in the long run: the spectral radius of `second_moment_matrix`.
+
+    Raises:
+        InputError: As `second_moment_matrix`.
+    """
     matrix = second_moment_matrix(
         lr=lr,
         curvature_mean=curvature_mean,

@@ -56,6 +56,21 @@ def as_batches(batches: Batch | Iterable[Batch]) -> list[Batch]:
     return found
 
 
+def check_several(batches: Iterable[Batch]) -> Iterable[Batch]:
+    """Return ``batches`` if it may be several.
+
+    Raises:
+        InputError: If it is one batch, or nothing that gives batches.
+    """
+    one = isinstance(batches, Tensor | Mapping) or (
+        isinstance(batches, tuple) and bool(batches) and all(isinstance(each, Tensor) for each in batches)
+    )
+    if one or not isinstance(batches, Iterable):
+        kind = f"one batch, a {type(batches).__name__}" if one else type(batches).__name__
+        raise InputError(f"batches must be an iterable of batches, got {kind}; write [batch] for a single one")
+    return batches
+
+
 def make_parts(model: nn.Module, batches: Batch | Iterable[Batch], micro_batch_size: int | None) -> list[Part]:
     """The parts of all batches in order; empty batches are left out.
 

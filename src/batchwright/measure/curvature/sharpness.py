@@ -76,6 +76,10 @@ def sharpness(
 ) -> Sharpness:
     """Measure the largest Hessian eigenvalue of the mean loss at the model's present parameters.
 
+    A search whose start happens to have little of the top eigenvector may settle on the next one and call it converged: 12 of 480 did
+    on small networks, by up to 5 %, and a warm start may stay with an eigenvector that another has overtaken. ``high`` allows for
+    both; ``num_checks`` or ``high_tol`` looks further.
+
     Args:
         model: Any model, in the mode in which it is to be measured; it stays as it was.
         loss: ``loss(model, batch) -> (B,)``, one loss an example.
@@ -146,6 +150,8 @@ def _first_vector(operator: HessianOperator, start: Tensor | None, generator: to
     gradient, random = operator.gradient(), operator.random_vector(generator)
     if start is None:
         return _mixed({COLD_GRADIENT: gradient}, random, COLD_RANDOM)
+    if not isinstance(start, Tensor):
+        raise InputError(f"start must be a tensor, the vector of an earlier Sharpness, got {type(start).__name__}")
     if start.shape[-1:] != (operator.dim,) or start.ndim not in (1, 2):
         raise InputError(
             f"start must hold flat vectors of the {operator.dim} trainable parameters, got shape {tuple(start.shape)}; "

@@ -160,9 +160,10 @@ def is_full_batch(batch_sharpness: float | BatchSharpness, batch_size: int | Non
         size = batch_sharpness.batch_size
     if size is not None:
         check_number("batch_size", size, at_least=1)
+    if num_examples is not None:
+        check_number("num_examples", num_examples, at_least=1)
     if num_examples is None or size is None:
         return False
-    check_number("num_examples", num_examples, at_least=1)
     if size > num_examples:
         raise InputError(
             f"batch_size must be at most num_examples, got {size:g} and {num_examples}; check the two sizes"

@@ -147,6 +147,9 @@ def what_if(
     new = _changed(current, change)
     value, low, high = sharpness_ends(batch_sharpness)
     check_number("batch_sharpness", value, above=0.0, way_out="a loss that curves down along its gradients has no edge")
+    for name, given in (("sharpness", sharpness), ("mean_curvature", mean_curvature)):
+        if given is not None:
+            check_number(name, given)
     _check_sizes(current, new, num_examples)
     noise_factor = _noise(new.batch_size, num_examples), _noise(current.batch_size, num_examples)
     share = _share(current, value, sharpness, mean_curvature, other_batch_sharpness or {}, num_examples)
