@@ -14,7 +14,7 @@ from batchwright.measure.curvature import HessianOperator, sharpness
 def test_sharpness_is_the_largest_eigenvalue_of_the_dense_hessian(name, make_case, dense):
     case = make_case(name)
     value = float(torch.linalg.eigvalsh(dense(case.model, case.loss, [case.batch]))[-1])
-    found = sharpness(case.model, case.loss, case.batch, tol=1e-3, high_tol=0.05)
+    found = sharpness(case.model, case.loss, case.batch, tol=1e-3)
     assert found.converged
     assert found.value == pytest.approx(value, rel=1e-3)
     assert found.high >= value * (1 - 1e-9)
@@ -65,13 +65,13 @@ def test_searches_with_a_random_restart_do_not_miss_the_largest_eigenvalue(name,
 def test_a_start_with_little_of_the_top_eigenvector_misses_it_and_high_says_so(make_case, dense):
     case = make_case("cnn")
     values = torch.linalg.eigvalsh(dense(case.model, case.loss, [case.batch]))
-    unlucky = sharpness(case.model, case.loss, case.batch, tol=1e-3)
+    unlucky = sharpness(case.model, case.loss, case.batch, tol=1e-3, high_tol=math.inf)
     assert unlucky.value == pytest.approx(float(values[-2]), rel=1e-3)  # the second, 16 % below the largest
     assert unlucky.high > float(values[-1])
-    checked = sharpness(case.model, case.loss, case.batch, tol=1e-3, num_checks=1)
+    checked = sharpness(case.model, case.loss, case.batch, tol=1e-3, high_tol=math.inf, num_checks=1)
     assert checked.value == pytest.approx(float(values[-1]), rel=1e-3)
     assert checked.check_values[0] == checked.value
-    longer = sharpness(case.model, case.loss, case.batch, tol=1e-3, high_tol=0.05)
+    longer = sharpness(case.model, case.loss, case.batch, tol=1e-3)
     assert longer.value == pytest.approx(float(values[-1]), rel=1e-3)
 
 
@@ -82,10 +82,21 @@ def test_checks_are_searches_of_their_own_and_the_largest_value_of_all_is_return
     found = sharpness(case.model, case.loss, case.batch, tol=1e-3, num_checks=3)
     assert len(found.check_values) == 3
     assert found.value == max(alone.value, *found.check_values)
-    # One start in many misses by itself, on the CNN the first and on the ResNet a check: that is what checks are for.
+    # One check of the ResNet is the start in twenty that ``high`` leaves out: it ends at the second eigenvalue, 12 % below.
     near = [value for value in found.check_values if value == pytest.approx(found.value, rel=1e-3)]
     assert len(near) >= 2
     assert found.num_hvps > 3 * alone.num_hvps / 2
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "gpt"])
+def test_no_search_from_nothing_misses_the_largest_eigenvalue(name, make_case, by_arpack):
+    case = make_case(name)
+    value = by_arpack(case.model, case.loss, case.batch)
+    for seed in range(12):
+        found = sharpness(case.model, case.loss, case.batch, tol=1e-3, generator=torch.Generator().manual_seed(seed))
+        assert found.converged
+        assert found.value == pytest.approx(value, rel=5e-3)
+        assert value * (1 - 1e-9) <= found.high <= 1.1 * found.value * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "gpt"])

@@ -178,7 +178,9 @@ class Probe:
         vector = self._vector
         if vector is not None:
             vector = vector.to(next(self._model.parameters()).device)
-        found = sharpness(self._model, self._loss, batches, tol=TOLERANCE, max_hvps=MAX_HVPS, start=vector)
+        found = sharpness(
+            self._model, self._loss, batches, tol=TOLERANCE, max_hvps=MAX_HVPS, start=vector, high_tol=math.inf
+        )
         self._enter(TOP, start, found.num_examples)
         known = math.isfinite(found.value)
         self._vector = found.vector if known else None
