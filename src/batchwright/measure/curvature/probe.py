@@ -30,7 +30,9 @@ MIN_BATCHES, RELATIVE_ERROR = 4, 0.1
 # Products of one search for the largest eigenvalue: the next search goes on from where this one stopped.
 MAX_HVPS, TOLERANCE = 8, 0.02
 # Training steps that one measured batch costs, until the first measurement says better; and a product over a measured batch.
-GUESS_STEPS, PRODUCT = 3.5, 0.7
+GUESS_STEPS, PRODUCT = 5.0, 0.7
+# Part of the budget that batch sharpness alone may use while the rest is saved for the dearer measurements.
+QUICK_PART = 0.5
 ALONG, MEAN, TOP = "batch sharpness", "mean curvature", "sharpness"
 
 
@@ -104,6 +106,15 @@ class Probe:
         size = self._sharpness_batches * batch_size
         top = self.account.expected_s(TOP, size, along * size / num_examples * (1 + PRODUCT * MAX_HVPS))
         return along + mean + top
+
+    @property
+    def quick_left_s(self) -> float:
+        """Seconds that batch sharpness alone may still take of its part of the budget."""
+        account = self.account
+        if account.budget is None:
+            return math.inf
+        own = QUICK_PART * account.budget * account.training_s - account.totals.get(ALONG, 0.0)
+        return min(own, account.left_s)
 
     def measure(self, step: int, batch_size: int, *, slow: bool) -> Measured:
         """One reading; its batches follow from the seed and the step.
