@@ -4,16 +4,16 @@
 
 For each task, seed and batch size: a plan's pilot at the task's defaults, the bound from the curvature at its end, and then runs at
 learning rates of a geometric grid, each 1.5 times the one before it. A run goes on from the pilot's end, momentum included, or begins
-anew, as a plan's run does. It is bad if a loss is not finite, if ten steps in a row have a mean loss above twice that of the point
-where it began, or if its last third does not lie below that loss (of a fresh model: a tenth below, for a network that has died
-stays where it began). The edge is the geometric middle between the largest learning rate below every bad one and the next.
-Real data by BATCHWRIGHT_DATA; a task without its data is left out.
+anew, as a plan's run does. It is *lost* if a loss is not finite, if ten steps in a row have a mean loss above 1.25 times that of the
+fresh model, or if its last third does not lie a tenth below that. One that goes on is *worse* if it is lost, if ten steps in a row have
+twice the loss of the pilot's end, or if its last third lies above that loss; a higher noise floor alone makes it worse. An edge is the
+geometric middle between the largest learning rate below every bad one and the next. Real data by BATCHWRIGHT_DATA; a task without
+its data is left out.
 """
 
 import argparse
 import math
 import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,85 +36,83 @@ TASKS = ("digits-mlp", "digits-cnn", "noisy-quadratic", "uci-mlp:power-plant", "
 SIZES, FACTOR, BUDGET = (1, 4, 16), 1.5, 300
 # Fashion-MNIST at batch 512 takes a minute a run.
 MAX_SIZE = {"fashion-cnn": 128}
-WINDOW, SPIKE, PROGRESS = 10, 2.0, 0.9
+WINDOW, SPIKE, OVERSHOOT, PROGRESS = 10, 2.0, 1.25, 0.9
 # The task's own learning rate has a place on the grid; none goes on for ever.
 GRID = range(-3, 20)
 
 
+EDGES = ("going on, worse", "going on, lost", "anew, lost")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """One task, batch size and seed."""
+    """One task, batch size and seed: the bound, and the edges by the names of `EDGES`."""
 
     bound: float
-    going_on: float
-    anew: float
+    edges: dict[str, float]
 
 
-def start_loss(task: Task, snapshot: Snapshot) -> float:
+def loss_at(task: Task, snapshot: Snapshot) -> float:
     """Mean loss over at most 2,048 training examples at the snapshot."""
     model, _ = snapshot.restore(task, task.optimizer, "cpu")
     indices = torch.randperm(task.num_train, generator=torch.Generator().manual_seed(7))[:2048]
     with torch.no_grad():
-        return float(
-            torch.cat(
-                [task.loss(model, to_device(fetch(task.train, part), "cpu")) for part in indices.split(256)]
-            ).mean()
-        )
+        losses = [task.loss(model, to_device(fetch(task.train, part), "cpu")) for part in indices.split(256)]
+    return float(torch.cat(losses).mean())
 
 
-def is_bad(
-    task: Task, snapshot: Snapshot, size: int, lr: float, seed: int, num_steps: int, limit: float, first: float
-) -> bool:
-    """Whether a run from the snapshot ends above ``limit``, spikes above twice ``first``, or leaves the numbers."""
+def judge(
+    task: Task, snapshot: Snapshot, size: int, lr: float, seed: int, num_steps: int, fresh_loss: float
+) -> tuple[bool, bool]:
+    """Whether a run from the snapshot is worse, and whether it is lost."""
+    first = loss_at(task, snapshot)
     torch.manual_seed(seed)
     model, optimizer = snapshot.restore(task, replace(task.optimizer, lr=lr), "cpu")
     sampler = EpochSampler(task.num_train, seed + 1)
     losses: list[float] = []
+    worse = False
 
     def after_step(_: int, mean: Tensor) -> None:
-        losses.append(float(mean))
+        losses.append(float(mean.detach()))
 
     while len(losses) < num_steps:
         train_steps(task, model, optimizer, sampler, batch_size=size, num_steps=WINDOW, after_step=after_step)
         recent = float(np.mean(losses[-WINDOW:]))
-        if not math.isfinite(recent) or recent > SPIKE * first:
-            return True
-    return float(np.mean(losses[-num_steps // 3 :])) > limit
+        if not math.isfinite(recent) or recent > OVERSHOOT * fresh_loss:
+            return True, True
+        worse = worse or recent > SPIKE * first
+    last = float(np.mean(losses[-num_steps // 3 :]))
+    return worse or last > first, last > PROGRESS * fresh_loss
 
 
-def grid(default: float) -> Iterator[float]:
+def edges(
+    task: Task, snapshot: Snapshot, size: int, seed: int, num_steps: int, fresh_loss: float
+) -> tuple[float, float]:
+    """Learning rates between the last good and the first bad one: to be worse, and to be lost; NaN where the smallest is bad."""
+    good, found = math.nan, [math.inf, math.inf]
     for power in GRID:
-        yield default * FACTOR**power
-
-
-def edge(task: Task, snapshot: Snapshot, size: int, seed: int, num_steps: int, part: float) -> float:
-    """Learning rate between the last good and the first bad one of the grid; NaN where the smallest is bad, inf where none is."""
-    first, good = start_loss(task, snapshot), math.nan
-    for lr in grid(task.optimizer.lr):
-        if is_bad(task, snapshot, size, lr, seed, num_steps, part * first, first):
-            return good * FACTOR**0.5
+        lr = task.optimizer.lr * FACTOR**power
+        bad = judge(task, snapshot, size, lr, seed, num_steps, fresh_loss)
+        found = [good * FACTOR**0.5 if now and math.isinf(edge) else edge for edge, now in zip(found, bad, strict=True)]
+        if bad[1]:
+            break
         good = lr
-    return math.inf
+    return found[0], found[1]
 
 
 def measure(task: Task, size: int, seed: int, num_steps: int) -> Found:
-    found = pilot(
-        task,
-        num_steps=pilot_steps(task, PILOT * BUDGET),
-        batches_a_point=3,
-        max_extra_batches=0,
-        seed=seed,
-        device="cpu",
-    )
+    steps = pilot_steps(task, PILOT * BUDGET)
+    found = pilot(task, num_steps=steps, batches_a_point=3, max_extra_batches=0, seed=seed, device="cpu")
     bound = lr_bound(task, found.snapshot, seed=seed)
     at_size = bound.max_lr(size) if bound else None
     torch.manual_seed(seed)
     model = task.make_model(seed)
     fresh = Snapshot.take(model, task.optimizer.build(model.parameters()))
+    fresh_loss = loss_at(task, fresh)
+    going_on = edges(task, found.snapshot, size, seed, num_steps, fresh_loss)
+    anew = edges(task, fresh, size, seed, num_steps, fresh_loss)
     return Found(
-        bound=at_size.value if at_size else math.inf,
-        going_on=edge(task, found.snapshot, size, seed, num_steps, 1.0),
-        anew=edge(task, fresh, size, seed, num_steps, PROGRESS),
+        bound=at_size.value if at_size else math.inf, edges=dict(zip(EDGES, (*going_on, anew[1]), strict=True))
     )
 
 
@@ -129,9 +127,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print("| task | batch size | bound | edge, going on | bound over it | edge, anew | bound over it |")
-    print("|---|---|---|---|---|---|---|")
-    ratios: dict[str, list[float]] = {"going on": [], "anew": []}
+    print(f"| task | batch size | bound |{'|'.join(f' edge: {kind} | bound over it ' for kind in EDGES)}|")
+    print("|---|---|---|---|---|---|---|---|---|")
+    ratios: dict[str, list[float]] = {kind: [] for kind in EDGES}
     for name in options.tasks:
         try:
             task = load_task(name)
@@ -142,24 +140,20 @@ def main() -> None:
             if size > min(task.num_train, MAX_SIZE.get(name, task.num_train)):
                 continue
             found = [measure(task, size, seed, options.steps) for seed in range(options.seeds)]
-            going_on, anew = [each.bound / each.going_on for each in found], [each.bound / each.anew for each in found]
-            ratios["going on"] += going_on
-            ratios["anew"] += anew
-            columns = (
-                [each.bound for each in found],
-                [each.going_on for each in found],
-                going_on,
-                [each.anew for each in found],
-                anew,
-            )
+            columns = [[each.bound for each in found]]
+            for kind in EDGES:
+                over = [each.bound / each.edges[kind] for each in found]
+                ratios[kind] += over
+                columns += [[each.edges[kind] for each in found], over]
             print(f"| {name} | {size} | {' | '.join(map(spanned, columns))} |", flush=True)
     for kind, values in ratios.items():
         known = [value for value in values if math.isfinite(value) and value > 0]
-        above, half_above, far_below = (sum(value > limit for value in known) for limit in (1.0, 2.0, 0.25))
+        above, half_above, far_below = (
+            sum(test) for test in zip(*((v > 1, v > 2, v < 0.25) for v in known), strict=True)
+        )
         print(
-            f"\n{kind}: an edge was found in {len(known)} of {len(values)} cases; bound over edge {statistics.median(known):.2f} "
-            f"({min(known):.2f}–{max(known):.2f}); bound above the edge in {above}, half the bound above it in {half_above}, "
-            f"bound below a quarter of it in {len(known) - far_below}"
+            f"\n{kind}: an edge was found in {len(known)} of {len(values)} cases; bound over edge {spanned(known)}; bound above the "
+            f"edge in {above}, half the bound above it in {half_above}, bound below a quarter of it in {far_below}"
         )
 
 

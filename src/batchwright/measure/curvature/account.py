@@ -69,10 +69,10 @@ class MeasuringAccount:
             latest={**self.latest, kind: latest},
         )
 
-    def expected_s(self, kind: str, num_examples: int, guess_steps: float) -> float:
-        """Seconds that a measurement will take: the dearer of its last two, or ``guess_steps`` training steps before the first."""
+    def expected_s(self, kind: str, num_examples: int, guess_s: float) -> float:
+        """Seconds that a measurement will take: the dearer of its last two, or ``guess_s`` before the first."""
         known = self.latest.get(kind)
-        return max(known) * num_examples if known else guess_steps * self.step_s
+        return max(known) * num_examples if known else guess_s
 
     def allows(self, seconds: float) -> bool:
         """Whether a measurement of this cost ends within the budget."""

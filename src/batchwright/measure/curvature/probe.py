@@ -98,8 +98,8 @@ class Probe:
         """Seconds that a reading will take at most, as far as is known; the first one may do with the fewest batches."""
         num_batches = self._max_batches if ALONG in self.account.latest else MIN_BATCHES
         num_examples = num_batches * batch_size
-        guess = GUESS_STEPS * num_batches * self.account.step_s
-        along = self.account.expected_s(ALONG, num_examples, guess)
+        guess_s = GUESS_STEPS * num_batches * self.account.step_s
+        along = self.account.expected_s(ALONG, num_examples, guess_s)
         if not slow or self.settings(batch_size) is None:
             return along
         mean = self.account.expected_s(MEAN, num_examples, along)
@@ -206,10 +206,11 @@ class Probe:
         def batches() -> Iterator[Batch]:
             nonlocal num_drawn
             for batch in self._batches(place, batch_size, self._max_batches):
-                if num_drawn >= MIN_BATCHES and self._timer() > deadline:
-                    return
                 num_drawn += 1
                 yield batch
+                # Before the next is drawn, which takes time too.
+                if num_drawn >= MIN_BATCHES and self._timer() > deadline:
+                    return
 
         found = measure(batches())
         self._enter(kind, start, num_drawn * batch_size)
