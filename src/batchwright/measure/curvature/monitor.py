@@ -27,6 +27,8 @@ from batchwright.measure.curvature.sinks import Sink
 from batchwright.measure.curvature.what_if import WhatIf, what_if
 
 MAX_HISTORY = 1000
+# Looks at the budget in ``every`` steps, at most.
+LOOKS = 10
 
 
 class StabilityMonitor:
@@ -111,9 +113,9 @@ class StabilityMonitor:
         # The first slow reading is the second of all: before it the noise's share is not known.
         self._since_slow = max(self._slow_every - 2, 0)
         self._next = every
-        # Steps that are not on the account yet, and the seconds of them before which no measurement can fit: most calls add to two
-        # numbers and compare, for on a model of a fraction of a millisecond a call that does more is a good part of a step.
-        self._unbooked_s, self._unbooked_steps, self._own_s, self._wait_s = 0.0, 0, 0.0, 0.0
+        # Steps that are not on the account yet, and the step at which to look again: most calls add to a few numbers and compare, for
+        # on a model of a fraction of a millisecond a call that does more is a good part of a step.
+        self._unbooked_s, self._unbooked_steps, self._own_s, self._look = 0.0, 0, 0.0, every
         self._batch_size = 0
         self._mark: float | None = None
 
@@ -159,17 +161,15 @@ class StabilityMonitor:
             self._unbooked_s += max(seconds, 0.0)
             self._unbooked_steps += 1
         if size != self._batch_size:
-            self._batch_size, self._wait_s = size, 0.0
-        slow = None
-        if self._step >= self._next and self._unbooked_s >= self._wait_s:
-            slow = self._affordable(size)
+            self._batch_size, self._look = size, self._next
+        slow = self._affordable(size) if self._step >= self._look else None
         if slow is None:
             self._mark = self._timer()
             self._own_s += self._mark - now
             return None
         reading = self._reading(size, self._probe.measure(self._step, size, slow=slow))
         self._since_slow = 0 if slow else self._since_slow + 1
-        self._next = self._step + self._every
+        self._next = self._look = self._step + self._every
         self._history.append(reading)
         for sink in self._sinks:
             sink(reading)
@@ -226,7 +226,8 @@ class StabilityMonitor:
             "num_examples": self._num_examples,
             "since_slow": self._since_slow,
             "next": self._next,
-            "unbooked": [self._unbooked_s, self._unbooked_steps, self._own_s, self._wait_s],
+            "unbooked": [self._unbooked_s, self._unbooked_steps, self._own_s],
+            "look": self._look,
             "batch_size": self._batch_size,
             "history": to_plain(list(self._history)),
             "probe": self._probe.state_dict(),
@@ -236,10 +237,9 @@ class StabilityMonitor:
         """Go on from `state_dict`; the budget stays that of this monitor."""
         self._step, self._num_examples = int(state["step"]), int(state["num_examples"])
         self._since_slow, self._next = int(state["since_slow"]), int(state["next"])
-        seconds, steps, own, wait = state["unbooked"]
-        self._unbooked_s, self._unbooked_steps = float(seconds), int(steps)
-        self._own_s, self._wait_s = float(own), float(wait)
-        self._batch_size = int(state["batch_size"])
+        seconds, steps, own = state["unbooked"]
+        self._unbooked_s, self._unbooked_steps, self._own_s = float(seconds), int(steps), float(own)
+        self._look, self._batch_size = int(state["look"]), int(state["batch_size"])
         self._history.clear()
         self._history.extend(from_plain(tuple[StabilityReading, ...], state["history"], "history"))
         self._probe.load_state_dict(state["probe"])
@@ -269,7 +269,7 @@ class StabilityMonitor:
     def _affordable(self, batch_size: int) -> bool | None:
         """Book the steps since the last look, and say what fits the budget: a slow reading, a quick one (False), or none yet."""
         account = self._probe.account = self._booked()
-        self._unbooked_s, self._unbooked_steps, self._own_s, self._wait_s = 0.0, 0, 0.0, 0.0
+        self._unbooked_s, self._unbooked_steps, self._own_s = 0.0, 0, 0.0
         if self._keeps and len(self._kept) < MIN_BATCHES:
             return None
         slow = self._since_slow >= self._slow_every - 1
@@ -288,8 +288,10 @@ class StabilityMonitor:
             return slow
         if lacks_s[0] <= 0:
             return False
-        # Half of the training that is still to come before one fits, for the expected cost may fall meanwhile.
-        self._wait_s = 0.5 * min(lacks_s) / account.budget
+        # Not before it can fit, and not at each step when it nearly does, for looking costs as much as a step brings; but again after
+        # as many steps as were done, for slow first steps make the guess of the cost too high.
+        steps = min(lacks_s) / (account.budget * account.step_s) if account.step_s > 0 else 0.0
+        self._look = self._step + math.ceil(min(max(steps, self._every / LOOKS), account.num_steps))
         return None
 
     def _reading(self, batch_size: int, measured: Measured) -> StabilityReading:
