@@ -33,7 +33,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     root = os.environ.get("BATCHWRIGHT_DATA")
-    columns = ("memory", "pilot", "noise", "throughput", "lr trial")
+    columns = ("memory", "pilot", "noise", "throughput", "stability", "lr trial")
     print(
         f"| task | plain step | whole | clock | {' | '.join(columns)} |\n|---|---:|{'---|' * (2 + len(columns))}",
         flush=True,

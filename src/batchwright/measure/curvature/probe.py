@@ -95,8 +95,11 @@ class Probe:
         return settings_of(self._optimizer, batch_size)
 
     def expected_s(self, batch_size: int, *, slow: bool) -> float:
-        """Seconds that a reading will take at most, as far as is known; the first one may do with the fewest batches."""
-        num_batches = self._max_batches if ALONG in self.account.latest else MIN_BATCHES
+        """Seconds that a reading will take, as far as is known: a slow one at most, a quick one with the fewest batches.
+
+        A quick reading that cannot afford more batches stops after these; better a wide error than none.
+        """
+        num_batches = self._max_batches if slow and ALONG in self.account.latest else MIN_BATCHES
         num_examples = num_batches * batch_size
         guess_s = GUESS_STEPS * num_batches * self.account.step_s
         along = self.account.expected_s(ALONG, num_examples, guess_s)

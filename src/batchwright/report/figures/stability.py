@@ -12,7 +12,6 @@ from batchwright.report.figures.style import (
     ORANGE,
     Figure,
     View,
-    band,
     inert,
     log_axis,
     log_range,
@@ -54,7 +53,7 @@ def stability_figure(runs: Sequence[RunRecords]) -> Figure | None:
         name="stability",
         title="Distance to the edge of stability",
         caption="Batch sharpness settles at the lower level when batches are small and at the upper one when they are large; above its "
-        "level the next steps spike. The band is one standard error, a hollow mark a largest eigenvalue that had not converged, "
+        "level the next steps spike. A bar is one standard error, a hollow mark a largest eigenvalue that had not converged, "
         "and the levels move when the learning rate does.",
         plot=plot,
         views=views if len(views) > 1 else (),
@@ -73,20 +72,22 @@ def _traces(run: RunRecords) -> list[go.Scatter]:
     traces = [
         _level(at, high, "level of large batches", "dash"),
         _level(at, low, "level of small batches", "dot"),
-        band(
-            x,
-            [max(point.batch_sharpness - _error(point), floor / 3) for point in measured],
-            [point.batch_sharpness + _error(point) for point in measured],
-            BLUE,
-            showlegend=False,
-        ),
         go.Scatter(
             x=x,
             y=[point.batch_sharpness for point in measured],
             mode="lines+markers",
             name=f"batch sharpness{_behind(points)}",
             line={"color": BLUE, "width": 2},
-            marker={"size": 5},
+            marker={"size": 7},
+            # A bar that reached zero would have no end on a logarithmic axis.
+            error_y={
+                "type": "data",
+                "array": [_error(point) for point in measured],
+                "arrayminus": [max(min(_error(point), point.batch_sharpness - floor / 3), 0.0) for point in measured],
+                "color": BLUE,
+                "thickness": 1.2,
+                "width": 4,
+            },
             text=[_hover(point) for point in measured],
             hovertemplate="%{text}<extra></extra>",
         ),
