@@ -41,6 +41,7 @@ ROOM_OF_EXTRA = {
     "rl": "rl",
     "tune": "tuning",
     "lightning": "integrations",
+    "tensorboard": "measure",
     "transformers": "integrations",
 }
 DISTRIBUTION_OF_MODULE = {"sklearn": "scikit-learn"}

@@ -365,3 +365,22 @@ def test_account_adds_up():
     assert account.totals == {"a": 0.7}
     spent = account.spent(0.4)
     assert (spent.measuring_s, spent.totals) == (pytest.approx(1.1), {"a": 0.7})
+
+
+def test_the_real_tensorboard_reads_back_what_the_sink_wrote(tmp_path):
+    pytest.importorskip("tensorboard", reason="pip install tensorboard, an extra of its own, to read its event files")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its imports' own
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(tmp_path)) as writer:
+            options = {"draw_batch": draw, "every": 10, "budget": None, "slow_every": 2}
+            sinks = [TensorBoardSink(writer, prefix="gauge/")]
+            history = Loop("sgd", {**options, "sinks": sinks}).run(0, 40).monitor.history
+        events = EventAccumulator(str(tmp_path))
+        events.Reload()
+    points = events.Scalars("gauge/batch_sharpness")
+    assert [point.step for point in points] == [10, 20, 30, 40]
+    assert [point.value for point in points] == pytest.approx([reading.batch_sharpness for reading in history])
+    assert [point.step for point in events.Scalars("gauge/sharpness")] == [20, 40]
