@@ -213,12 +213,13 @@ def test_the_share_stays_within_the_budget(cost, optimizer):
         loop.run(step, step + 1)
         shares.append(loop.monitor.share)
         last = loop.monitor.last
-        assert last is None or last.share <= 0.1 or len(loop.monitor.history) <= 2
+        # Used to the last bit, so up to rounding.
+        assert last is None or last.share <= 0.1 * (1 + 1e-12) or len(loop.monitor.history) <= 2
     history = loop.monitor.history
     assert history
     # A first measurement whose cost could not be known may pass its budget by one batch beyond the fewest.
     assert max(shares) <= 0.1 + 5 * cost / history[0].step
-    assert shares[-1] <= 0.1
+    assert shares[-1] <= 0.1 * (1 + 1e-12)
     measured = clock.now - 800
     assert loop.monitor.share == pytest.approx(measured / 800)
 

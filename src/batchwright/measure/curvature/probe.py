@@ -204,15 +204,15 @@ class Probe:
     ) -> Found:
         """Measure on fresh batches until the error is small enough or the time allowed is over."""
         start, num_drawn = self._timer(), 0
-        deadline = start + self.account.left_s
+        left_s = self.account.left_s
 
         def batches() -> Iterator[Batch]:
             nonlocal num_drawn
             for batch in self._batches(place, batch_size, self._max_batches):
                 num_drawn += 1
                 yield batch
-                # Before the next is drawn, which takes time too.
-                if num_drawn >= MIN_BATCHES and self._timer() > deadline:
+                # Before the next is drawn, which takes time too: whether one more at the mean cost of these still fits.
+                if num_drawn >= MIN_BATCHES and (self._timer() - start) * (1 + 1 / num_drawn) > left_s:
                     return
 
         found = measure(batches())
