@@ -15,6 +15,7 @@ NAMES = (
     "per_example_norms",
     "curvature",
     "batch_sharpness",
+    "monitor_overhead",
     "memory_ceiling",
     "knee",
     "coverage",

@@ -1,6 +1,6 @@
 """What a full measurement costs: the parts of a plan's cost in plain steps, each the median over some plans.
 
-    python -m benchmarks.measure_cost [TASK ...] [--repeats N]
+    python -m benchmarks.measure_cost [TASK ...] [--repeats N] [--objective time|examples|balanced]
 
 A plain step is an optimizer step at the task's default batch, as the pilot timed it. "Whole" is the sum that the plan states; "clock"
 is the wall time of the whole call, from outside and after one plan that sets the process up, over the same step.
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from batchwright.planning.choose import OBJECTIVES
 from batchwright.planning.plan import Plan
 from batchwright.planning.planner import plan
 from batchwright.tasks.registry import REGISTRY
@@ -30,10 +31,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("tasks", nargs="*", default=NAMES)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--objective", default="balanced", choices=OBJECTIVES)
     options = parser.parse_args()
     torch.set_num_threads(1)
     root = os.environ.get("BATCHWRIGHT_DATA")
-    columns = ("memory", "pilot", "noise", "throughput", "lr trial")
+    columns = ("memory", "pilot", "noise", "throughput", "stability", "lr trial")
     print(
         f"| task | plain step | whole | clock | {' | '.join(columns)} |\n|---|---:|{'---|' * (2 + len(columns))}",
         flush=True,
@@ -43,7 +45,7 @@ def main() -> None:
         found: list[tuple[Plan, float, float]] = []
         for seed in range(options.repeats):
             start = time.perf_counter()
-            one = plan(task, seed=seed, device="cpu")
+            one = plan(task, options.objective, seed=seed, device="cpu")
             found.append((one, time.perf_counter() - start, one.cost.seconds / one.cost.plain_steps))
         parts = [spanned([one.cost.parts[part] for one, _, _ in found]) for part in columns]
         whole = spanned([one.cost.plain_steps for one, _, _ in found])

@@ -124,6 +124,7 @@ MEASUREMENTS: dict[str, Callable[[Run], object]] = {
     "hvp": lambda run: measure.hvp(*run.examples, flat_gradient(run)),
     "inner_product_test": lambda run: measure.inner_product_test(run.statistics),
     "interaction_aware_sharpness": lambda run: measure.interaction_aware_sharpness(*run.batches),
+    "lr_bound": lambda run: measure.lr_bound(run.task, run.snapshot, num_batches=4),
     "memory": lambda run: measure.memory(run.task, max_micro_batch_size=32),
     "noise_scale": noise_scales,
     "noise_scale_by_group": lambda run: measure.noise_scale_by_group(*run.batches, groups=run.optimizer),
@@ -152,10 +153,11 @@ WATCHERS = {"RunningNoiseScale": running_noise}
 # Results and their parts measure nothing, and closed forms see no model; `RankNoise` needs ranks, and test_noise_ranks.py compares
 # its gradients; the operators of curvature have an entry each but for their base class.
 RESULTS = {
-    "BatchSharpness", "BatchTest", "Branch", "CurvatureOperator", "CurvatureRatio", "DualNoiseScale", "GeneralizedSharpness",
-    "Memory", "NoiseScale", "PerExampleNorms", "Pilot", "PreconditionedStability", "RankNoise", "RecordSink", "Sharpness",
-    "SpectralDensity", "Stability", "StabilityReading", "StepSettings", "TensorBoardSink", "Throughput", "Trace", "TrialSearch",
-    "WhatIf", "crossover_batch_size", "max_stable_lr", "preconditioned_stability", "stability", "what_if",
+    "BatchSharpness", "BatchTest", "Branch", "CurvatureOperator", "CurvatureRatio", "DualNoiseScale",
+    "GeneralizedSharpness", "LrBound", "Memory", "NoiseScale", "PerExampleNorms", "Pilot", "PreconditionedStability",
+    "RankNoise", "RecordSink", "ScalarWriter", "Sharpness", "SpectralDensity", "Stability", "StabilityReading",
+    "StepSettings", "TensorBoardSink", "Throughput", "Trace", "TrialSearch", "WhatIf", "crossover_batch_size",
+    "max_stable_lr", "preconditioned_stability", "stability", "what_if",
 }  # fmt: skip
 # The loss of an example has no gradient of its own where it depends on its batch; Adam alone has a second moment.
 REFUSED = {

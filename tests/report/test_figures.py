@@ -217,8 +217,9 @@ def test_stability_levels_follow_the_learning_rate_and_eigenvalues_say_whether_t
     assert low.line.shape == "hv"
     readings = trace(figure, "batch sharpness")
     assert list(readings.y) == [point.batch_sharpness for point in run.stability]
-    shaded = next(item for item in drawn(figure).plot.data if item.fill == "toself")
-    assert max(shaded.y) == pytest.approx(max(p.batch_sharpness + p.standard_error for p in run.stability))
+    assert list(readings.error_y.array) == [point.standard_error for point in run.stability]
+    # No bar reaches zero, where a logarithmic axis ends.
+    assert all(y > minus for y, minus in zip(readings.y, readings.error_y.arrayminus, strict=True))
     top = trace(figure, "largest eigenvalue")
     assert list(top.marker.symbol) == [
         "diamond" if point.converged else "diamond-open" for point in run.stability if math.isfinite(point.sharpness)
@@ -238,6 +239,23 @@ def test_stability_of_several_labels_is_one_view_each(tmp_path: Path, run_writer
     assert figure.notes == ("One seed of each label is drawn, 2 of 4 watched runs.",)
     for view in figure.views:
         assert 0 < sum(view.visible) < len(view.visible)
+
+
+def test_sharpness_along_the_step_has_one_edge_that_no_learning_rate_moves(tmp_path: Path):
+    folder = tmp_path / "run"
+    with RecordWriter(folder) as records:
+        records.write("start", task="t", label="adam", seed=0, batch_size=8)
+        for step, value in enumerate((0.5, 1.9)):
+            records.write(
+                "stability", step=step, num_examples=8 * step, lr=0.1, low=2.0, high=2.0, regime="stable", form="step",
+                batch_sharpness=value, standard_error=0.1, sharpness=None, sharpness_converged=None,
+            )  # fmt: skip
+        records.write("decision", step=1, num_examples=8, previous=8, batch_size=16, lr=0.4, reason="r")
+    figure = drawn(stability_figure(collect(tmp_path).runs))
+    assert [item.name for item in figure.plot.data] == ["edge", "sharpness along the step"]
+    assert set(trace(figure, "edge").y) == {2.0}
+    assert figure.plot.layout.yaxis.title.text == "lr × curvature along the step"
+    assert figure.caption.startswith("For optimizers other than SGD")
 
 
 def test_readings_that_are_no_positive_number_are_left_out_of_the_axis(tmp_path: Path):

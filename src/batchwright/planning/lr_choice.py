@@ -17,7 +17,7 @@ from batchwright.tasks.task import Task
 
 # Parts of the budget: one trial of the learning rate, and the curvature, of which each batch costs some plain steps.
 TRIAL, BOUND, STEPS_A_BATCH = 0.15, 0.14, 6.0
-# Runs were lost from 1.1 times the bound on and none below half of it (docs/decisions/0005-lr-bound.md): what lies above is tried.
+# Runs were lost from 0.59 times the bound on, and none at half of it (docs/decisions/0006-lr-bound.md): what lies above is tried.
 SURE = 0.5
 
 

@@ -73,7 +73,7 @@ class StabilityRecord:
         high: The level of large batches.
         lr: Learning rate of these levels.
         regime: What the gauge says, in words.
-        form: ``gradient``, or ``preconditioned`` where curvature is seen behind an Adam-type optimizer's divisors.
+        form: ``gradient``, or ``step`` where the sharpness is that along the optimizer's own step, times the learning rate.
     """
 
     num_examples: float

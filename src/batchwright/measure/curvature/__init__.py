@@ -26,7 +26,7 @@ from batchwright.measure.curvature.preconditioned import PreconditionedStability
 from batchwright.measure.curvature.products import HessianOperator, hvp
 from batchwright.measure.curvature.reading import StabilityReading
 from batchwright.measure.curvature.sharpness import Sharpness, sharpness
-from batchwright.measure.curvature.sinks import RecordSink, TensorBoardSink
+from batchwright.measure.curvature.sinks import RecordSink, ScalarWriter, TensorBoardSink
 from batchwright.measure.curvature.spectral_density import SpectralDensity, operator_spectral_density, spectral_density
 from batchwright.measure.curvature.stability import Stability, stability
 from batchwright.measure.curvature.trace import Trace, hessian_trace, operator_trace
@@ -46,6 +46,7 @@ __all__ = [
     "LrBound",
     "PreconditionedStability",
     "RecordSink",
+    "ScalarWriter",
     "Sharpness",
     "SpectralDensity",
     "Stability",

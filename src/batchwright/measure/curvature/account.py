@@ -16,6 +16,7 @@ class MeasuringAccount:
         training_s: Seconds of training, measuring left out.
         measuring_s: Seconds of measuring.
         num_steps: Optimizer steps in ``training_s``.
+        totals: Seconds of each kind of measurement so far.
         latest: For each kind of measurement its last two costs, as seconds an example.
     """
 
@@ -23,6 +24,7 @@ class MeasuringAccount:
     training_s: float = 0.0
     measuring_s: float = 0.0
     num_steps: int = 0
+    totals: Mapping[str, float] = field(default_factory=dict)
     latest: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -52,16 +54,25 @@ class MeasuringAccount:
         """After steps of training."""
         return replace(self, training_s=self.training_s + max(seconds, 0.0), num_steps=self.num_steps + num_steps)
 
+    def spent(self, seconds: float) -> "MeasuringAccount":
+        """After seconds of measuring that belong to no measurement: those of the calls that find nothing is due."""
+        return replace(self, measuring_s=self.measuring_s + max(seconds, 0.0))
+
     def measured(self, kind: str, seconds: float, num_examples: int) -> "MeasuringAccount":
         """After a measurement of one kind."""
         cost = max(seconds, 0.0)
         latest = (*self.latest.get(kind, ())[-1:], cost / max(num_examples, 1))
-        return replace(self, measuring_s=self.measuring_s + cost, latest={**self.latest, kind: latest})
+        return replace(
+            self,
+            measuring_s=self.measuring_s + cost,
+            totals={**self.totals, kind: self.totals.get(kind, 0.0) + cost},
+            latest={**self.latest, kind: latest},
+        )
 
-    def expected_s(self, kind: str, num_examples: int, guess_steps: float) -> float:
-        """Seconds that a measurement will take: the dearer of its last two, or ``guess_steps`` training steps before the first."""
+    def expected_s(self, kind: str, num_examples: int, guess_s: float) -> float:
+        """Seconds that a measurement will take: the dearer of its last two, or ``guess_s`` before the first."""
         known = self.latest.get(kind)
-        return max(known) * num_examples if known else guess_steps * self.step_s
+        return max(known) * num_examples if known else guess_s
 
     def allows(self, seconds: float) -> bool:
         """Whether a measurement of this cost ends within the budget."""

@@ -3,7 +3,7 @@
 Two limits of SGD with momentum, the smaller of which counts: mean-square stability (`mean_square`) for the curvature that steps
 meet, split into mean and noise, the noise carried to the batch size in question as ``(N - B)/(B (N - 1))``; and ``2(1+b)/lr`` for the
 largest eigenvalue, which counts also where no gradient has yet turned to it. Deviation: both are laws of a quadratic. In training the
-curvature follows the learning rate, so the bound is a gauge; docs/decisions/0005-lr-bound.md says how near to it runs are lost.
+curvature follows the learning rate, so the bound is a gauge; docs/decisions/0006-lr-bound.md says how near to it runs are lost.
 """
 
 import itertools

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from batchwright.core.batches import Batch, batch_length
 from batchwright.core.checks import check_int
 from batchwright.core.errors import InputError, StabilityWarning
 from batchwright.core.objectives import Loss
 from batchwright.core.serialization import from_plain, to_plain
+from batchwright.measure.curvature.account import MeasuringAccount
 from batchwright.measure.curvature.batch_sharpness import BatchSharpness
 from batchwright.measure.curvature.probe import MIN_BATCHES, DrawBatch, Measured, Probe
 from batchwright.measure.curvature.reading import StabilityReading, gradient_verdict, step_verdict
@@ -26,6 +27,8 @@ from batchwright.measure.curvature.sinks import Sink
 from batchwright.measure.curvature.what_if import WhatIf, what_if
 
 MAX_HISTORY = 1000
+# Looks at the budget in ``every`` steps, at most.
+LOOKS = 10
 
 
 class StabilityMonitor:
@@ -56,7 +59,8 @@ class StabilityMonitor:
         every: Fewest steps between two readings.
         budget: Seconds of measuring for a second of training; None for readings every ``every`` steps at any price. A measurement
             starts only if its expected cost fits, and stops early where it turns out dearer.
-        slow_every: Every so many readings the noise's share and the largest eigenvalue are measured too.
+        slow_every: Every so many readings, or as soon after that as the budget allows, the noise's share and the largest eigenvalue
+            are measured too. While it does not, the quick readings go on, with half of the budget.
         max_batches: Most batches of one reading; fewer where the error is below a tenth before.
         sharpness_batches: Batches of the fixed sample on which the largest eigenvalue is found; few examples overstate it.
         num_train: Examples of the training set, to know a full batch by.
@@ -105,8 +109,14 @@ class StabilityMonitor:
             timer=timer,
         )
         self._history: deque[StabilityReading] = deque(maxlen=MAX_HISTORY)
-        self._step = self._num_examples = self._num_readings = 0
+        self._step = self._num_examples = 0
+        # The first slow reading is the second of all: before it the noise's share is not known.
+        self._since_slow = max(self._slow_every - 2, 0)
         self._next = every
+        # Steps that are not on the account yet, and the step at which to look again: most calls add to a few numbers and compare, for
+        # on a model of a fraction of a millisecond a call that does more is a good part of a step.
+        self._unbooked_s, self._unbooked_steps, self._own_s, self._look = 0.0, 0, 0.0, every
+        self._batch_size = 0
         self._mark: float | None = None
 
     @property
@@ -121,8 +131,8 @@ class StabilityMonitor:
 
     @property
     def share(self) -> float:
-        """Seconds of measuring over seconds of training so far."""
-        return self._probe.account.share
+        """Seconds of measuring over seconds of training so far; what the calls that measure nothing take is measuring too."""
+        return self._booked().share
 
     def after_step(
         self, batch: Batch = None, *, batch_size: int | None = None, training_s: float | None = None
@@ -141,28 +151,25 @@ class StabilityMonitor:
             InputError: If neither ``batch`` nor ``batch_size`` tells the size.
         """
         now = self._timer()
-        if batch is None and batch_size is None:
-            raise InputError("after_step must be given the batch or its batch_size, got neither; pass the step's batch")
-        if batch is None and self._keeps:
-            raise InputError(
-                "after_step must be given the batch where there is no draw_batch, got None; pass one of them"
-            )
-        size = check_int("batch_size", batch_size or batch_length(batch), at_least=1)
+        size = self._size_of(batch, batch_size)
         if self._keeps:
             self._kept.append(batch)
         self._step += 1
         self._num_examples += size
-        if training_s is not None:
-            self._probe.account = self._probe.account.trained(training_s)
-        elif self._mark is not None:
-            self._probe.account = self._probe.account.trained(now - self._mark)
-        self._mark = now
-        slow = self._num_readings % self._slow_every == 1 % self._slow_every
-        if not self._is_time(size, slow):
+        seconds = now - self._mark if training_s is None and self._mark is not None else training_s
+        if seconds is not None:
+            self._unbooked_s += max(seconds, 0.0)
+            self._unbooked_steps += 1
+        if size != self._batch_size:
+            self._batch_size, self._look = size, self._next
+        slow = self._affordable(size) if self._step >= self._look else None
+        if slow is None:
+            self._mark = self._timer()
+            self._own_s += self._mark - now
             return None
         reading = self._reading(size, self._probe.measure(self._step, size, slow=slow))
-        self._num_readings += 1
-        self._next = self._step + self._every
+        self._since_slow = 0 if slow else self._since_slow + 1
+        self._next = self._look = self._step + self._every
         self._history.append(reading)
         for sink in self._sinks:
             sink(reading)
@@ -217,8 +224,11 @@ class StabilityMonitor:
         return {
             "step": self._step,
             "num_examples": self._num_examples,
-            "num_readings": self._num_readings,
+            "since_slow": self._since_slow,
             "next": self._next,
+            "unbooked": [self._unbooked_s, self._unbooked_steps, self._own_s],
+            "look": self._look,
+            "batch_size": self._batch_size,
             "history": to_plain(list(self._history)),
             "probe": self._probe.state_dict(),
         }
@@ -226,22 +236,63 @@ class StabilityMonitor:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`; the budget stays that of this monitor."""
         self._step, self._num_examples = int(state["step"]), int(state["num_examples"])
-        self._num_readings, self._next = int(state["num_readings"]), int(state["next"])
+        self._since_slow, self._next = int(state["since_slow"]), int(state["next"])
+        seconds, steps, own = state["unbooked"]
+        self._unbooked_s, self._unbooked_steps, self._own_s = float(seconds), int(steps), float(own)
+        self._look, self._batch_size = int(state["look"]), int(state["batch_size"])
         self._history.clear()
         self._history.extend(from_plain(tuple[StabilityReading, ...], state["history"], "history"))
         self._probe.load_state_dict(state["probe"])
         self._kept.clear()
         self._mark = None
 
-    def _is_time(self, batch_size: int, slow: bool) -> bool:
-        """Whether a reading is due and its expected cost fits the budget."""
-        if self._step < self._next or (self._keeps and len(self._kept) < MIN_BATCHES):
-            return False
-        account = self._probe.account
+    def _size_of(self, batch: Batch, batch_size: int | None) -> int:
+        """Examples of a step."""
+        if batch is None and batch_size is None:
+            raise InputError("after_step must be given the batch or its batch_size, got neither; pass the step's batch")
+        if batch is None and self._keeps:
+            raise InputError(
+                "after_step must be given the batch where there is no draw_batch, got None; pass one of them"
+            )
+        if batch_size is not None:
+            return check_int("batch_size", batch_size, at_least=1)
+        # The usual pair of tensors, whose loss would have failed if they disagreed; looking through a nest takes as long as the rest.
+        if isinstance(batch, tuple | list) and batch and isinstance(batch[0], Tensor) and batch[0].ndim:
+            return batch[0].shape[0]
+        return batch_length(batch)
+
+    def _booked(self) -> MeasuringAccount:
+        """The account with the steps since it was last written."""
+        account = self._probe.account.trained(self._unbooked_s, self._unbooked_steps)
+        return account.spent(self._own_s)
+
+    def _affordable(self, batch_size: int) -> bool | None:
+        """Book the steps since the last look, and say what fits the budget: a slow reading, a quick one (False), or none yet."""
+        account = self._probe.account = self._booked()
+        self._unbooked_s, self._unbooked_steps, self._own_s = 0.0, 0, 0.0
+        if self._keeps and len(self._kept) < MIN_BATCHES:
+            return None
+        slow = self._since_slow >= self._slow_every - 1
         if account.budget is None:
-            return True
+            return slow
         # Nothing can be expected to fit before a step was timed.
-        return account.num_steps > 0 and account.allows(self._probe.expected_s(batch_size, slow=slow))
+        if account.num_steps == 0:
+            return None
+        # A slow reading costs ten quick ones and must not keep them away: they go on with their part while the rest is saved for it.
+        lacks_s = [
+            self._probe.expected_s(batch_size, slow=False) - (self._probe.quick_left_s if slow else account.left_s)
+        ]
+        if slow:
+            lacks_s.append(self._probe.expected_s(batch_size, slow=True) - account.left_s)
+        if lacks_s[-1] <= 0:
+            return slow
+        if lacks_s[0] <= 0:
+            return False
+        # Not before it can fit, and not at each step when it nearly does, for looking costs as much as a step brings; but again after
+        # as many steps as were done, for slow first steps make the guess of the cost too high.
+        steps = min(lacks_s) / (account.budget * account.step_s) if account.step_s > 0 else 0.0
+        self._look = self._step + math.ceil(min(max(steps, self._every / LOOKS), account.num_steps))
+        return None
 
     def _reading(self, batch_size: int, measured: Measured) -> StabilityReading:
         settings, along = measured.settings, measured.along

@@ -30,7 +30,9 @@ MIN_BATCHES, RELATIVE_ERROR = 4, 0.1
 # Products of one search for the largest eigenvalue: the next search goes on from where this one stopped.
 MAX_HVPS, TOLERANCE = 8, 0.02
 # Training steps that one measured batch costs, until the first measurement says better; and a product over a measured batch.
-GUESS_STEPS, PRODUCT = 3.5, 0.7
+GUESS_STEPS, PRODUCT = 5.0, 0.7
+# Part of the budget that batch sharpness alone may use while the rest is saved for the dearer measurements.
+QUICK_PART = 0.5
 ALONG, MEAN, TOP = "batch sharpness", "mean curvature", "sharpness"
 
 
@@ -93,17 +95,29 @@ class Probe:
         return settings_of(self._optimizer, batch_size)
 
     def expected_s(self, batch_size: int, *, slow: bool) -> float:
-        """Seconds that a reading will take at most, as far as is known; the first one may do with the fewest batches."""
-        num_batches = self._max_batches if ALONG in self.account.latest else MIN_BATCHES
+        """Seconds that a reading will take, as far as is known: a slow one at most, a quick one with the fewest batches.
+
+        A quick reading that cannot afford more batches stops after these; better a wide error than none.
+        """
+        num_batches = self._max_batches if slow and ALONG in self.account.latest else MIN_BATCHES
         num_examples = num_batches * batch_size
-        guess = GUESS_STEPS * num_batches * self.account.step_s
-        along = self.account.expected_s(ALONG, num_examples, guess)
+        guess_s = GUESS_STEPS * num_batches * self.account.step_s
+        along = self.account.expected_s(ALONG, num_examples, guess_s)
         if not slow or self.settings(batch_size) is None:
             return along
         mean = self.account.expected_s(MEAN, num_examples, along)
         size = self._sharpness_batches * batch_size
         top = self.account.expected_s(TOP, size, along * size / num_examples * (1 + PRODUCT * MAX_HVPS))
         return along + mean + top
+
+    @property
+    def quick_left_s(self) -> float:
+        """Seconds that batch sharpness alone may still take of its part of the budget."""
+        account = self.account
+        if account.budget is None:
+            return math.inf
+        own = QUICK_PART * account.budget * account.training_s - account.totals.get(ALONG, 0.0)
+        return min(own, account.left_s)
 
     def measure(self, step: int, batch_size: int, *, slow: bool) -> Measured:
         """One reading; its batches follow from the seed and the step.
@@ -192,15 +206,16 @@ class Probe:
     ) -> Found:
         """Measure on fresh batches until the error is small enough or the time allowed is over."""
         start, num_drawn = self._timer(), 0
-        deadline = start + self.account.left_s
+        left_s = self.account.left_s
 
         def batches() -> Iterator[Batch]:
             nonlocal num_drawn
             for batch in self._batches(place, batch_size, self._max_batches):
-                if num_drawn >= MIN_BATCHES and self._timer() > deadline:
-                    return
                 num_drawn += 1
                 yield batch
+                # Before the next is drawn, which takes time too: whether one more at the mean cost of these still fits.
+                if num_drawn >= MIN_BATCHES and (self._timer() - start) * (1 + 1 / num_drawn) > left_s:
+                    return
 
         found = measure(batches())
         self._enter(kind, start, num_drawn * batch_size)

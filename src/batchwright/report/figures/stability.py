@@ -12,7 +12,6 @@ from batchwright.report.figures.style import (
     ORANGE,
     Figure,
     View,
-    band,
     inert,
     log_axis,
     log_range,
@@ -23,6 +22,7 @@ from batchwright.report.run_records import RunRecords, StabilityRecord
 from batchwright.report.text import count, estimate, natural_key
 
 MAX_RUNS = 6
+ERRORS = "A bar is one standard error."
 
 
 def stability_figure(runs: Sequence[RunRecords]) -> Figure | None:
@@ -53,14 +53,28 @@ def stability_figure(runs: Sequence[RunRecords]) -> Figure | None:
     return Figure(
         name="stability",
         title="Distance to the edge of stability",
-        caption="Batch sharpness settles at the lower level when batches are small and at the upper one when they are large; above its "
-        "level the next steps spike. The band is one standard error, a hollow mark a largest eigenvalue that had not converged, "
-        "and the levels move when the learning rate does.",
+        caption=" ".join(text for text in (_caption(shown, False), _caption(shown, True), ERRORS) if text),
         plot=plot,
         views=views if len(views) > 1 else (),
         notes=_notes(watched, shown),
         height=440,
         wide=True,
+    )
+
+
+def _caption(shown: Sequence[RunRecords], along_step: bool) -> str:
+    """What the lines of one form mean; empty where no run has it."""
+    if not any(_along_step(run.stability) is along_step for run in shown):
+        return ""
+    if along_step:
+        return (
+            "For optimizers other than SGD the curvature along their own step is drawn, times the learning rate and so without a unit; "
+            "above 2 the next steps raise the loss."
+        )
+    return (
+        "Batch sharpness settles at the lower level when batches are small and at the upper one when they are large; above its "
+        "level the next steps spike. A hollow mark is a largest eigenvalue that had not converged, and the levels move when the "
+        "learning rate does."
     )
 
 
@@ -70,23 +84,28 @@ def _traces(run: RunRecords) -> list[go.Scatter]:
     measured = [point for point in points if _drawable(point.batch_sharpness)]
     x = [point.num_examples for point in measured]
     floor = min([end for end in (*low, *(point.batch_sharpness for point in measured)) if _drawable(end)], default=1.0)
+    if _along_step(points):
+        levels = [_level(at, high, "edge", "dash")]
+    else:
+        levels = [_level(at, high, "level of large batches", "dash"), _level(at, low, "level of small batches", "dot")]
     traces = [
-        _level(at, high, "level of large batches", "dash"),
-        _level(at, low, "level of small batches", "dot"),
-        band(
-            x,
-            [max(point.batch_sharpness - _error(point), floor / 3) for point in measured],
-            [point.batch_sharpness + _error(point) for point in measured],
-            BLUE,
-            showlegend=False,
-        ),
+        *levels,
         go.Scatter(
             x=x,
             y=[point.batch_sharpness for point in measured],
             mode="lines+markers",
-            name=f"batch sharpness{_behind(points)}",
+            name="sharpness along the step" if _along_step(points) else "batch sharpness",
             line={"color": BLUE, "width": 2},
-            marker={"size": 5},
+            marker={"size": 7},
+            # A bar that reached zero would have no end on a logarithmic axis.
+            error_y={
+                "type": "data",
+                "array": [_error(point) for point in measured],
+                "arrayminus": [max(min(_error(point), point.batch_sharpness - floor / 3), 0.0) for point in measured],
+                "color": BLUE,
+                "thickness": 1.2,
+                "width": 4,
+            },
             text=[_hover(point) for point in measured],
             hovertemplate="%{text}<extra></extra>",
         ),
@@ -98,7 +117,7 @@ def _traces(run: RunRecords) -> list[go.Scatter]:
                 x=[point.num_examples for point in eigenvalues],
                 y=[point.sharpness for point in eigenvalues],
                 mode="lines+markers",
-                name=f"largest eigenvalue{_behind(points)}",
+                name="largest eigenvalue",
                 line={"color": ORANGE, "width": 1.5},
                 marker={
                     "size": 7,
@@ -138,7 +157,8 @@ def _levels(run: RunRecords) -> tuple[list[float], list[float], list[float]]:
         low.append(point.low)
         high.append(point.high)
         for decision in run.decisions:
-            if point.num_examples <= decision.num_examples < end and decision.lr > 0:
+            moves = point.form != "step" and decision.lr > 0
+            if moves and point.num_examples <= decision.num_examples < end:
                 at.append(decision.num_examples)
                 low.append(point.low * point.lr / decision.lr)
                 high.append(point.high * point.lr / decision.lr)
@@ -158,14 +178,17 @@ def _level(x: Sequence[float], y: Sequence[float], name: str, dash: str) -> go.S
 
 
 def _hover(point: StabilityRecord) -> str:
+    along = point.form == "step"
+    levels = f"edge {estimate(point.high)}" if along else f"levels {estimate(point.low)} and {estimate(point.high)}"
     return (
-        f"{count(point.num_examples)} examples<br>batch sharpness {estimate(point.batch_sharpness)} "
-        f"± {estimate(_error(point))}<br>levels {estimate(point.low)} and {estimate(point.high)}: {inert(point.regime)}"
+        f"{count(point.num_examples)} examples<br>{'sharpness along the step' if along else 'batch sharpness'} "
+        f"{estimate(point.batch_sharpness)} ± {estimate(_error(point))}<br>{levels}: {inert(point.regime)}"
     )
 
 
-def _behind(points: Sequence[StabilityRecord]) -> str:
-    return " (preconditioned)" if any(point.form == "preconditioned" for point in points) else ""
+def _along_step(points: Sequence[StabilityRecord]) -> bool:
+    """Whether the run was measured along the optimizer's own step, which has no unit and one edge."""
+    return any(point.form == "step" for point in points)
 
 
 def _error(point: StabilityRecord) -> float:
@@ -178,7 +201,8 @@ def _axis(run: RunRecords) -> dict[str, object]:
     for point in run.stability:
         values += [point.batch_sharpness, point.batch_sharpness + _error(point), point.sharpness]
     known = [value for value in values if _drawable(value)]
-    return {**log_axis(known, "curvature (1 / learning rate)"), "range": log_range(known)}
+    title = "lr × curvature along the step" if _along_step(run.stability) else "curvature (1 / learning rate)"
+    return {**log_axis(known, title), "range": log_range(known)}
 
 
 def _flat(axis: dict[str, object]) -> dict[str, object]:

@@ -1,0 +1,60 @@
+"""Every example runs as its reader would run it, and says what it promises."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+
+
+def run(tmp_path: Path, *command: str) -> str:
+    """Standard output of a fresh Python process that finds the package where this one does."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_stability_monitor_warns_before_the_change_that_spikes_and_not_before_the_other(tmp_path):
+    told = run(tmp_path, str(EXAMPLES / "stability_monitor.py"))
+    assert re.search(r"\d+ readings; at step \d+: headroom -?\d", told)
+    small, large = (re.findall(rf"^lr {lr}: (.*)$", told, flags=re.MULTILINE) for lr in ("0.06", "1"))
+    assert small[0].startswith("no warning: batch sharpness would be about")
+    assert small[1].startswith("no spike")
+    assert large[0].startswith("warned: lr 1 is likely to make the loss spike")
+    assert large[1].startswith("the loss spiked")
+
+
+def test_what_would_it_have_done_prints_the_decisions_of_three_controllers(tmp_path):
+    told = run(tmp_path, str(EXAMPLES / "what_would_it_have_done.py"))
+    assert [name for name in ("NoiseScale(", "NormTest(", "Schedule(") if name in told] == [
+        "NoiseScale(",
+        "NormTest(",
+        "Schedule(",
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+def test_my_task_trains_to_its_target_on_the_command_line(tmp_path):
+    task = f"{EXAMPLES / 'my_task.py'}:make_task"
+    told = run(tmp_path, "-m", "batchwright", "train", task, "--out", "a", "--json")
+    assert json.loads(told)["result"]["reason"] == "target"
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_every_example_has_a_test_here(path):
+    assert path.name in Path(__file__).read_text(encoding="utf-8").replace("test_every_example", "")
