@@ -48,7 +48,7 @@ $(INTEGRATIONS)/.libraries: constraints.txt pyproject.toml
 	touch $@
 
 integrations: $(INTEGRATIONS)/.libraries
-	OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest tests/integrations
+	OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest tests/integrations tests/test_examples.py
 
 check: lint types test
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,11 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
 
 
-def run(tmp_path: Path, *command: str) -> str:
+def run(tmp_path: Path, *command: str, warnings: str = "error") -> str:
     """Standard output of a fresh Python process that finds the package where this one does."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "error", *command],
+        [sys.executable, "-W", warnings, *command],
         capture_output=True,
         text=True,
         check=False,
@@ -55,6 +56,33 @@ def test_my_task_trains_to_its_target_on_the_command_line(tmp_path):
     assert json.loads(told)["result"]["reason"] == "target"
 
 
+@pytest.mark.parametrize(
+    ("library", "name", "promise"),
+    [
+        ("lightning", "lightning_callback.py", r"21564 examples in (\d+) steps, where a batch of 32 takes (684); \d"),
+        (
+            "transformers",
+            "transformers_callback.py",
+            r"5120 examples in (\d+) optimizer steps, where a batch of 16 takes (320)",
+        ),
+        ("accelerate", "accelerate_loop.py", r"21564 examples in (\d+) steps, where a batch of 32 takes (684)"),
+    ],
+)
+def test_a_framework_takes_fewer_steps_over_the_same_examples(library, name, promise, tmp_path):
+    if find_spec(library) is None:
+        pytest.skip(f"{library} is not installed; `make integrations` installs it")
+    told = run(tmp_path, str(EXAMPLES / name), warnings="default")
+    found = re.search(promise, told)
+    assert found is not None, told[-2000:]
+    assert int(found[1]) < int(found[2])
+
+
+def test_own_loop_grows_its_batch_and_says_why(tmp_path):
+    told = run(tmp_path, str(EXAMPLES / "own_loop.py"))
+    assert re.search(r"noise scale .* asks for .*; the batch grows from 32 to 64", told)
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
-def test_every_example_has_a_test_here(path):
-    assert path.name in Path(__file__).read_text(encoding="utf-8").replace("test_every_example", "")
+def test_every_example_has_a_test(path):
+    tests = sorted(Path(__file__).parent.glob("test_examples*.py"))
+    assert any(path.name in file.read_text(encoding="utf-8") for file in tests)

@@ -23,8 +23,9 @@ from batchwright.measure.curvature.products import HessianOperator
 # part of every eigenvector, so none is missed for ever.
 WARM, WARM_GRADIENT, WARM_RANDOM = 0.98, 0.015, 0.005
 COLD_GRADIENT, COLD_RANDOM = 0.5, 0.5
-# How near the upper limit must come where a search begins from nothing. Of 240 searches of small networks to 1 % eight ended at a value
-# more than 1 % low without it, the worst 16 %; with it three did, the worst 1.1 %, for two products more; on networks of 190,000 and 400,000 parameters it takes one to eight more.
+# How near the upper limit must come where a search begins from nothing. Of 240 searches of small networks to 1 % eight ended at a
+# value more than 1 % low without it, the worst 16 %; with it three did, the worst 1.1 %, for two products more; on networks of
+# 190,000 and 400,000 parameters it takes one to eight more.
 COLD_HIGH = 0.1
 
 
