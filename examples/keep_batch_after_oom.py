@@ -32,7 +32,7 @@ def main() -> None:
     """A run that meets the end of memory, and one that knew the right micro-batch from the beginning."""
     torch.manual_seed(0)
     data = TensorDataset(torch.randn(1024, 64), torch.randint(10, (1024,)))
-    with SimulatedDevice(500_000) as device:
+    with SimulatedDevice(400_000) as device:
         met, engine = train(data, micro_batch_size=128, num_steps=12)
     print(f"{device.num_failed} times out of memory, then micro-batches of {engine.micro_batch_size}")
     print(f"batch size {engine.batch_size}, {engine.num_steps} steps, {engine.num_examples} examples")

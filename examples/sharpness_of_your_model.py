@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import batchwright as bw
 
-LR, BATCH_SIZE = 0.4, 16
+LR, BATCH_SIZE = 0.25, 32
 
 
 def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
