@@ -38,7 +38,9 @@ def train(search: bool) -> tuple[Tensor, Tensor]:
 def main() -> None:
     """With and without the search."""
     (with_search, random), (without, random_too) = train(search=True), train(search=False)
-    print(f"the run is the one without a search: {torch.equal(with_search, without) and torch.equal(random, random_too)}")
+    print(
+        f"the run is the one without a search: {torch.equal(with_search, without) and torch.equal(random, random_too)}"
+    )
 
 
 if __name__ == "__main__":

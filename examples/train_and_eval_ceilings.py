@@ -19,7 +19,9 @@ def make_task() -> bw.Task:
     data = TensorDataset(torch.randn(8192, 256), torch.randint(10, (8192,)))
     return bw.Task(
         name="fits",
-        model=lambda: nn.Sequential(nn.Linear(256, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10)),
+        model=lambda: nn.Sequential(
+            nn.Linear(256, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10)
+        ),
         loss=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1], reduction="none"),
         train=data,
         evaluation=data,

@@ -37,7 +37,9 @@ def test_the_examples_and_sections_that_the_page_names_are_there():
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
 
 
-@pytest.mark.parametrize("example", sorted(re.findall(r"examples/(\w+)\.py", (DOCS / "requests.md").read_text("utf-8"))))
+@pytest.mark.parametrize(
+    "example", sorted(re.findall(r"examples/(\w+)\.py", (DOCS / "requests.md").read_text("utf-8")))
+)
 def test_the_readme_of_an_example_says_how_to_run_it(example):
     path = Path(DOCS.parent, "examples", f"{example}.py")
     assert f"python examples/{example}.py" in path.read_text(encoding="utf-8")
