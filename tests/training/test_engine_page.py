@@ -4,7 +4,6 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-
 from tests.page_blocks import run_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
