@@ -1,21 +1,18 @@
 """The page and the example of the engine run as they stand."""
 
 import importlib.util
-import re
 from pathlib import Path
 
 import pytest
+from tests.page_blocks import run_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_blocks_of_the_page_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "engine.md").read_text(encoding="utf-8"), re.S)
-    assert len(blocks) == 3
-    names: dict = {}
-    for block in blocks:
-        exec(compile(block, "engine.md", "exec"), names)
+    names, num_blocks = run_blocks("engine.md")
+    assert num_blocks == 3
     assert names["engine"].num_steps == 2
     assert "noise scale" in capsys.readouterr().out
 

@@ -1,0 +1,71 @@
+"""Two processes under DDP whose devices differ: one memory ceiling for both, then another micro-batch for each, and one exact gradient.
+
+Run: python examples/unequal_ranks.py
+"""
+
+import os
+import tempfile
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import TensorDataset
+
+import batchwright as bw
+
+MICRO_BATCH_SIZES = (25, 6)  # of a large device and of a small one
+
+
+def make_task() -> bw.Task:
+    """A small classifier."""
+    torch.manual_seed(0)
+    data = TensorDataset(torch.randn(512, 32), torch.randint(4, (512,)))
+    return bw.Task(
+        name="two",
+        model=lambda: nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 4)),
+        loss=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1], reduction="none"),
+        train=data,
+        optimizer=bw.OptimizerSpec(name="sgd", lr=0.1),
+        batch_size=50,
+    )
+
+
+def train(model: nn.Module, data: TensorDataset, micro_batch_size: int) -> tuple[int, torch.Tensor]:
+    """Ten steps of 50 examples; passes of this rank in the first of them, and the parameters."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    engine = bw.BatchEngine(model, optimizer, data, batch_size=50, micro_batch_size=micro_batch_size)
+    passes = 0
+    for number, update in enumerate(engine):
+        for x, y in update:
+            passes += number == 0
+            update.backward(F.cross_entropy(model(x), y, reduction="none"))
+        if engine.num_steps == 10:
+            break
+    return passes, torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def run_rank(rank: int, folder: str) -> None:
+    """One process."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    task = make_task()
+    found = bw.measure.memory(task, budget_bytes=(400_000, 100_000)[rank], confirm=False)
+    print(f"rank {rank}: ceiling {found.max_micro_batch_size}. {' '.join(found.warnings)}", flush=True)
+    torch.manual_seed(1)
+    alone = task.model()
+    model = DistributedDataParallel(task.model())
+    model.module.load_state_dict(alone.state_dict())
+    passes, parameters = train(model, task.train, MICRO_BATCH_SIZES[rank])
+    expected = train(alone, task.train, 50)[1]
+    error = float((parameters - expected).norm() / expected.norm())
+    print(f"rank {rank}: {passes} passes a step, off from one process by {error:.0e}", flush=True)
+    dist.barrier()
+    os._exit(0)  # gloo's threads may abort a process that is taken down while its peer leaves
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        mp.spawn(run_rank, args=(place,), nprocs=2)
