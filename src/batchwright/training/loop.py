@@ -171,7 +171,7 @@ class _Loop:
             record_start(self.records, self.task, self.settings, self.device)
             self._evaluate()
             self.control.after_step(
-                self.state, measured_noise=False
+                self.state, epoch=self.sampler.state.epoch, measured_noise=False
             )  # a schedule chooses the size of the first step too
             self._checkpoint()
             return
@@ -182,6 +182,7 @@ class _Loop:
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.state = LoopState.from_plain(checkpoint.progress["state"])
         self.sampler.restore(from_plain(SamplerState, checkpoint.progress["sampler"], "sampler"))
+        self.control.follower.load_state_dict(checkpoint.progress["follower"])
         self.watch.load_state_dict(checkpoint.stability)
         self.records.write("resume", step=self.state.step, num_examples=self.state.num_examples, notes=self.notes)
         checkpoint.random_state.restore()
@@ -224,7 +225,7 @@ class _Loop:
         if noise is not None:
             state.noise = state.noise.update(noise)
         self.watch.after_step(state, seconds)
-        self.control.after_step(state, measured_noise=noise is not None)
+        self.control.after_step(state, epoch=self.sampler.state.epoch, measured_noise=noise is not None)
         if state.num_examples >= state.next_evaluation or state.num_examples >= self.settings.max_examples:
             self._evaluate()
         if state.step - state.last_checkpoint >= self.settings.checkpoint_every:
@@ -277,7 +278,11 @@ class _Loop:
                 model=self.model.state_dict(),
                 optimizer=self.optimizer.state_dict(),
                 random_state=RandomState.capture(),
-                progress={"state": self.state.to_plain(), "sampler": to_plain(self.sampler.state)},
+                progress={
+                    "state": self.state.to_plain(),
+                    "sampler": to_plain(self.sampler.state),
+                    "follower": self.control.follower.state_dict(),
+                },
                 stability=self.watch.state_dict(),
             ),
         )

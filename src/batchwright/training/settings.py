@@ -18,7 +18,9 @@ MAX_FIRST_LINE = 2**20
 # Readings of the stability gauge, when they are asked for: at most so often, and never more than this part of the training time.
 STABILITY_EVERY, STABILITY_BUDGET = 50, 0.05
 # What the loop can show a controller beyond clock and size.
-MEASURED = frozenset({"num_train", "lr", "loss", "noise_scale", "trace", "grad_sq_norm"})
+MEASURED = frozenset({"epoch", "num_train", "lr", "loss", "noise_scale", "trace", "grad_sq_norm"})
+# And of a task whose examples are sequences of tokens.
+OF_TOKENS = frozenset({"num_tokens", "sequence_length"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,12 +123,7 @@ def make_settings(
     if type(controller) not in names:
         raise InputError(f"policy must be one of {', '.join(sorted(REGISTRY))}, got {type(controller).__name__}")
     check_optimizer(controller, spec.name, momentum=spec.momentum)
-    unmeasured = sorted(controller.needs - MEASURED)
-    if unmeasured:
-        raise InputError(
-            f"policy must need no more than training measures ({', '.join(sorted(MEASURED))}), got {names[type(controller)]}, which "
-            f"needs {', '.join(unmeasured)} too; take another, or call its update from a loop that measures them"
-        )
+    _check_needs(controller, names[type(controller)], task)
     return TrainSettings(
         task=task.name,
         label=label or (names[type(controller)] if policy else "plan" if plan else "default"),
@@ -143,6 +140,21 @@ def make_settings(
         stability_every=stability_every,
         stability_budget=stability_budget,
     )
+
+
+def _check_needs(controller: Controller, name: str, task: Task) -> None:
+    """Refuse a controller that the loop cannot show what it needs, with the way out."""
+    unmeasured = sorted(controller.needs - MEASURED - OF_TOKENS)
+    if unmeasured:
+        raise InputError(
+            f"policy must need no more than training measures ({', '.join(sorted(MEASURED | OF_TOKENS))}), got {name}, which "
+            f"needs {', '.join(unmeasured)} too; take another, or call its update from a loop that measures them"
+        )
+    if controller.needs & OF_TOKENS and task.sequence_length is None:
+        raise InputError(
+            f"policy {name} counts tokens, so the task must say how many an example has, got task {task.name!r} without "
+            "sequence_length; give Task(sequence_length=...), or take unit=examples"
+        )
 
 
 def holds_run(folder: Path) -> bool:
