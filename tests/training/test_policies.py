@@ -5,7 +5,18 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from batchwright.adapt import AdaScale, Geometric, Schedule, Seesaw, SimiGrad
+from batchwright.adapt import (
+    REGISTRY,
+    AdaScale,
+    DiveBatch,
+    Geometric,
+    InnerProductTest,
+    RestartedBudget,
+    Schedule,
+    Seesaw,
+    StabilityAware,
+    parse_policy,
+)
 from batchwright.core.errors import InputError
 from batchwright.core.records import read_records
 from batchwright.tasks.task import OptimizerSpec
@@ -101,7 +112,12 @@ def test_adascale_moves_the_lr_between_one_and_its_scale(tmp_path):
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
-        (SimiGrad(), "policy must need no more than training measures.*got simigrad, which needs cosine too"),
+        (
+            DiveBatch(),
+            "policy dive-batch measures the gradients of single examples.*got 1, a BatchNorm1d.*or take noise-scale",
+        ),
+        (InnerProductTest(), "policy inner-product-test measures the gradients of single examples"),
+        (RestartedBudget(budgets="1k 2k"), "restarted-budget must go with scion"),
         (Schedule(schedule="0:8", unit="tokens"), "counts tokens.*got task 'toy' without sequence_length"),
         (Seesaw(decay="1:0.5"), "seesaw must go with an optimizer that normalises"),
     ],
@@ -110,3 +126,81 @@ def test_what_the_loop_cannot_do_is_refused_before_it_starts(tmp_path, policy, m
     with pytest.raises(InputError, match=message):
         train(make_task(), out=tmp_path / "run", policy=policy)
     assert not (tmp_path / "run").exists()
+
+
+# A policy with options that make it act within sixty steps or so, and the optimizer that it holds for.
+EVERY_POLICY = {
+    "adascale": ("adascale:4", [], OptimizerSpec(lr=0.05)),
+    "cabs": ("cabs", ["cooldown=5"], OptimizerSpec(lr=0.05, momentum=0.0)),
+    "dive-batch": ("dive-batch", ["max_batch_size=80"], OptimizerSpec(lr=0.05)),
+    "fixed": ("fixed", [], OptimizerSpec(lr=0.05)),
+    "geometric": ("geometric:320", [], OptimizerSpec(name="adamw", lr=0.01)),
+    "inner-product-test": ("inner-product-test", ["theta=0.1", "cooldown=5"], OptimizerSpec(lr=0.05)),
+    "noise-scale": ("noise-scale", ["cooldown=5", "fraction=4"], OptimizerSpec(name="adam", lr=0.01)),
+    "norm-test": ("norm-test", ["theta=0.1", "cooldown=5"], OptimizerSpec(lr=0.05)),
+    "schedule": ("schedule:0:8 100:24", [], OptimizerSpec(lr=0.05)),
+    "seesaw": ("seesaw:320:0.5", [], OptimizerSpec(name="adam", lr=0.01)),
+    "simigrad": ("simigrad", ["target=0.9", "cooldown=5", "num_steps=5"], OptimizerSpec(lr=0.05)),
+    "stability-aware": ("stability-aware:schedule", ["options.schedule=0:16 160:8"], OptimizerSpec(lr=0.05)),
+}
+QUIET = {"adascale", "fixed"}  # they keep the batch size
+
+
+def separate_task(**changes):
+    """Without BatchNorm, so that an example has a gradient of its own."""
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(0.2), nn.Linear(16, 2))
+
+    return make_task(model=model, target=None, **changes)
+
+
+def test_every_policy_of_the_registry_is_run_or_refused_with_a_reason():
+    # Muon and Scion are not among the optimizers of a task.
+    assert set(REGISTRY) == EVERY_POLICY.keys() | {"restarted-budget"}
+
+
+@pytest.mark.parametrize("name", sorted(EVERY_POLICY))
+def test_every_policy_decides_in_train_and_resumes_exactly(tmp_path, name):
+    text, options, spec = EVERY_POLICY[name]
+    settings = {"policy": parse_policy(text, options), "max_examples": 960, "noise_every": 1, "checkpoint_every": 7}
+    settings |= {"stability_every": 4, "stability_budget": None} if name == "stability-aware" else {}
+    task = separate_task(optimizer=spec)
+    whole = train(task, out=tmp_path / "whole", **settings)
+    decisions = read_records(tmp_path / "whole").of_kind("decision")
+    assert bool(decisions) == (name not in QUIET)
+    sizes = [line["previous"] for line in decisions] + [line["batch_size"] for line in decisions[-1:]]
+    assert [line["batch_size"] for line in decisions] == sizes[1:]
+    assert whole.batch_size == (sizes[-1] if sizes else 16)
+
+    def crash(progress) -> None:
+        if progress.step == min(whole.num_steps - 1, 12):
+            raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError, match="crash"):
+        train(task, out=tmp_path / "cut", on_progress=crash, **settings)
+    cut = train(task, out=tmp_path / "cut", resume=True)
+    states = zip(whole.model.state_dict().values(), cut.model.state_dict().values(), strict=True)
+    assert all(torch.equal(left, right) for left, right in states)
+    assert [line["batch_size"] for line in read_records(tmp_path / "cut").of_kind("decision")] == sizes[1:]
+
+
+def test_stability_aware_turns_the_gauge_on_and_waits_for_its_first_reading(tmp_path):
+    policy = StabilityAware(inner="schedule", options={"schedule": "0:16 160:8"}, limit=1e6)
+    run = train(separate_task(), out=tmp_path / "run", policy=policy, max_examples=1600, stability_budget=None)
+    assert any(
+        "stability-aware reads the stability gauge, so it was turned on, every 50 steps" in note for note in run.notes
+    )
+    records = read_records(tmp_path / "run")
+    # A smaller batch could be unstable, so it waits from step 10 for the reading at step 50.
+    assert records.of_kind("stability")[0]["step"] == 50
+    assert [line["step"] for line in records.of_kind("decision")] == [50]
+
+
+def test_measuring_changes_no_bit_of_the_steps_beside_their_parts(tmp_path):
+    # A policy that measures single examples but never moves, against the fixed one on the same parts.
+    found = []
+    for number, policy in enumerate([DiveBatch(max_batch_size=16, min_batch_size=16), None]):
+        run = train(separate_task(), out=tmp_path / str(number), policy=policy, max_examples=640, noise_every=1)
+        found.append(torch.cat([value.flatten() for value in run.model.state_dict().values()]))
+    assert torch.equal(*found)

@@ -11,8 +11,9 @@ from batchwright.planning.optimizer_settings import OptimizerSettings, read_grou
 from batchwright.tasks.task import Task
 from batchwright.training.follow import Follower
 from batchwright.training.recording import next_record
-from batchwright.training.settings import TrainSettings
+from batchwright.training.settings import STABILITY, TrainSettings
 from batchwright.training.state import LoopState
+from batchwright.training.step_measures import Readings
 from batchwright.training.step_noise import NOISE
 from batchwright.training.watch import Watch
 
@@ -38,10 +39,19 @@ class Control:
         self._records, self._watch = records, watch
         self.follower = Follower(optimizer, base_batch_size=settings.batch_size, name=settings.optimizer.name)
 
-    def after_step(self, state: LoopState, *, epoch: int, measured_noise: bool) -> None:
-        """Record the noise scale where it was measured, and change batch size and settings where the controller decides so."""
+    def after_step(self, state: LoopState, readings: Readings, *, epoch: int) -> None:
+        """Take in what a step told, and change batch size and settings where the controller decides so.
+
+        Args:
+            state: Counts the step already.
+            readings: Of the step.
+            epoch: Epochs that are over.
+        """
+        noise, examples = readings.parts.noise, readings.examples
+        if noise is not None:
+            state.noise = state.noise.update(noise)
         interval = state.noise.interval() if self.needs_noise else None
-        if measured_noise and interval is not None and state.step >= state.next_noise_record:
+        if noise is not None and interval is not None and state.step >= state.next_noise_record:
             self._record_noise(state, interval)
         length = self._task.sequence_length
         measured = Measured(
@@ -55,8 +65,17 @@ class Control:
             lr=self._optimizer.param_groups[0]["lr"],
             loss=state.last_loss if self.needs_loss else None,
             noise_scale=interval,
-            trace=state.noise.trace if interval is not None else None,
-            grad_sq_norm=state.noise.grad_sq_norm if interval is not None else None,
+            # Beside the variance of inner products they are of the same gradients; else running averages.
+            trace=examples.trace if examples else state.noise.trace if interval is not None else None,
+            grad_sq_norm=examples.grad_sq_norm
+            if examples
+            else state.noise.grad_sq_norm
+            if interval is not None
+            else None,
+            inner_product_variance=examples.inner_product_variance if examples else None,
+            cosine=readings.parts.cosine,
+            diversity=readings.diversity,
+            **self._stability(state),
         )
         state.controller, decision = self.controller.update(state.controller, measured)
         batch_size = min(decision.batch_size, self._task.num_train)
@@ -89,6 +108,11 @@ class Control:
             **moved,
         )
         state.batch_size = batch_size
+
+    def _stability(self, state: LoopState) -> dict[str, float | None]:
+        if not self.controller.needs & STABILITY:
+            return {}
+        return self._watch.readings_at(batch_size=state.batch_size, lr=float(self._optimizer.param_groups[0]["lr"]))
 
     def _settings_now(self) -> OptimizerSettings:
         return read_group(self._optimizer.param_groups[0])
