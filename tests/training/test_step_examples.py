@@ -23,10 +23,8 @@ def setting(*, dropout: float = 0.0, length: int = 24):
 
 def rows(model, batch):
     """One gradient an example."""
-    found = []
-    for value in loss(model, batch):
-        found.append(flatten(torch.autograd.grad(value, trainable(model), retain_graph=True)))
-    return torch.stack(found)
+    found = [torch.autograd.grad(value, trainable(model), retain_graph=True) for value in loss(model, batch)]
+    return torch.stack([flatten(each) for each in found])
 
 
 def test_statistics_of_a_step_are_those_of_its_whole_gradients():

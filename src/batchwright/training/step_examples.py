@@ -1,6 +1,7 @@
-"""What the gradients of single examples tell about an optimizer step, and about an epoch: their scatter along the mean, their diversity.
+"""What the gradients of single examples tell about an optimizer step, and about an epoch: scatter along the mean, and diversity.
 
-A second pass over the batch of a measured step, with the step's own random numbers, so it costs several plain steps and changes nothing.
+A second pass over the batch of a measured step, with the step's own random numbers: it costs several plain steps and changes
+nothing.
 """
 
 import math
@@ -41,8 +42,8 @@ class ExampleStatistics:
 def inner_products(model: nn.Module, loss: Loss, batch: Batch, vector: Sequence[Tensor]) -> Float[Tensor, " B"]:
     """Inner product of the gradient of each example's loss with ``vector``, one tensor a trainable parameter; in float64.
 
-    The derivative to ``u`` of ``<J' u, vector>`` with the Jacobian ``J`` of the losses: two passes in reverse for the whole batch, so it
-    exists wherever second derivatives do.
+    The derivative to ``u`` of ``<J' u, vector>`` with the Jacobian ``J`` of the losses: two passes in reverse for the whole batch, so
+    it exists wherever second derivatives do.
     """
     parameters = trainable(model)
     losses = example_losses(model, loss, batch)

@@ -1,4 +1,4 @@
-"""What a run measures on the way for its controller: the scatter of micro-batches, of halves and of single examples, and an epoch's diversity."""
+"""What a run measures on the way for its controller: the scatter of micro-batches and of single examples, an epoch's diversity."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
