@@ -85,4 +85,4 @@ def test_own_loop_grows_its_batch_and_says_why(tmp_path):
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_every_example_has_a_test(path):
     tests = sorted(Path(__file__).parent.glob("test_examples*.py"))
-    assert any(path.name in file.read_text(encoding="utf-8") for file in tests)
+    assert any(path.stem in file.read_text(encoding="utf-8") for file in tests)

@@ -135,6 +135,14 @@ def split_batch(batch: Batch, micro_batch_size: int) -> Iterator[Batch]:
         yield slice_batch(batch, start, min(start + micro_batch_size, length))
 
 
+def split_sizes(batch: Batch, sizes: Sequence[int]) -> Iterator[Batch]:
+    """Micro-batches in order, of these sizes."""
+    start = 0
+    for size in sizes:
+        yield slice_batch(batch, start, start + size)
+        start += size
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on ``device``; copies overlap with computation where the source is pinned."""
     return map_tensors(lambda leaf: leaf.to(device, non_blocking=True), batch)

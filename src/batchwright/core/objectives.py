@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from batchwright.core.batches import Batch, batch_length, split_batch
+from batchwright.core.batches import Batch, batch_length, split_batch, split_sizes
 from batchwright.core.errors import InputError, TaskError
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -38,6 +38,7 @@ def accumulate_gradient(
     batch: Batch,
     *,
     micro_batch_size: int | None = None,
+    sizes: Sequence[int] | None = None,
     after_micro_batch: Callable[[int], None] | None = None,
 ) -> Float[Tensor, ""]:
     """Add the gradient of the mean loss of ``batch`` to ``.grad``, micro-batch by micro-batch.
@@ -49,20 +50,28 @@ def accumulate_gradient(
         loss: One loss an example.
         batch: ``B`` examples.
         micro_batch_size: Examples in one forward pass; all of them when left out.
+        sizes: Of each micro-batch, in place of ``micro_batch_size``; they add up to ``B``.
         after_micro_batch: Called with the number of examples of each micro-batch after its backward pass.
 
     Returns:
         The mean loss of the batch, detached, on the model's device; nothing waits for the device.
 
     Raises:
-        InputError: If the batch is empty or ``micro_batch_size`` is below 1.
+        InputError: If the batch is empty, ``micro_batch_size`` is below 1, or ``sizes`` do not add up to the batch.
         TaskError: If the loss is not one number an example.
     """
     length = batch_length(batch)
     if length == 0:
         raise InputError("batch must hold at least one example, got none; leave empty batches out")
+    if sizes is not None and sum(sizes) != length:
+        raise InputError(f"sizes must add up to the batch of {length}, got {sum(sizes)}; split the whole of it")
     total: Tensor | None = None
-    for micro_batch in split_batch(batch, length if micro_batch_size is None else micro_batch_size):
+    parts = (
+        split_batch(batch, length if micro_batch_size is None else micro_batch_size)
+        if sizes is None
+        else split_sizes(batch, sizes)
+    )
+    for micro_batch in parts:
         losses = example_losses(model, loss, micro_batch)
         mean_part = losses.sum() / length
         mean_part.backward()

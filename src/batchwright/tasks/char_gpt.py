@@ -112,6 +112,7 @@ def char_gpt(data_root: Path | None = None) -> Task:
         target=Target(value=2.0),
         metrics={"accuracy": next_symbol_accuracy},
         max_examples=10 * len(train),
+        sequence_length=CONTEXT,
         evaluation_batch_size=128,
         description=f"characters of {'tiny Shakespeare' if real else 'Python source text'}, two-layer GPT",
     )

@@ -104,6 +104,7 @@ class Task:
         max_examples: Examples after which a run gives up on its target; 50 epochs when left out.
         evaluation_batch_size: Examples in one forward pass of an evaluation.
         description: One line for ``batchwright tasks``.
+        sequence_length: Tokens in an example, where examples are sequences of one length; policies that count tokens need it.
         facts: Known answers of a synthetic problem, such as ``noise_scale``.
     """
 
@@ -119,6 +120,7 @@ class Task:
     max_examples: int | None = None
     evaluation_batch_size: int = 1024
     description: str = ""
+    sequence_length: int | None = None
     facts: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -144,6 +146,8 @@ class Task:
         check_int("evaluation_batch_size", self.evaluation_batch_size, at_least=1)
         if self.max_examples is not None:
             check_int("max_examples", self.max_examples, at_least=1)
+        if self.sequence_length is not None:
+            check_int("sequence_length", self.sequence_length, at_least=1)
         for name, metric in self.metrics.items():
             if name == "loss" or not callable(metric):
                 raise TaskError(

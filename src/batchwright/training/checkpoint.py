@@ -38,6 +38,7 @@ class Checkpoint:
         random_state: Global generators of torch, NumPy and Python.
         progress: Counters and states of the loop, plain values.
         stability: State of the stability gauge; None for a run without one.
+        measures: State of what is measured over many steps; None where nothing is.
     """
 
     model: dict[str, Tensor]
@@ -45,6 +46,7 @@ class Checkpoint:
     random_state: RandomState
     progress: dict[str, Any]
     stability: dict[str, Any] | None = None
+    measures: dict[str, Any] | None = None
 
 
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
@@ -57,7 +59,8 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
         working.mkdir(parents=True)
         tensors, structure = _split(checkpoint.optimizer, "optimizer")
         gauge_tensors, gauge_structure = _split(checkpoint.stability, "stability")
-        tensors |= gauge_tensors
+        measures_tensors, measures_structure = _split(checkpoint.measures, "measures")
+        tensors |= gauge_tensors | measures_tensors
         generators = checkpoint.random_state.to_state()
         tensors["random.torch_cpu"] = generators["torch_cpu"]
         for number, state in enumerate(generators["torch_cuda"]):
@@ -75,6 +78,7 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
             "progress": checkpoint.progress,
             "optimizer": structure,
             "stability": gauge_structure,
+            "measures": measures_structure,
             "random": {"numpy": generators["numpy"], "python": generators["python"]},
             "sha256": {name: _digest(working / name) for name in ("model.safetensors", "optimizer.safetensors")},
         }
@@ -148,6 +152,7 @@ def _load(path: Path) -> Checkpoint:
             ),
             progress=state["progress"],
             stability=_join(state["stability"], tensors) if "stability" in state else None,
+            measures=_join(state["measures"], tensors) if "measures" in state else None,
         )
     except CheckpointError:
         raise

@@ -7,13 +7,18 @@ import torch
 from batchwright.adapt import Measured
 from batchwright.core.records import RecordWriter
 from batchwright.core.statistics import Interval
-from batchwright.planning.laws import scale_lr
+from batchwright.planning.optimizer_settings import OptimizerSettings, read_group
 from batchwright.tasks.task import Task
+from batchwright.training.follow import Follower
 from batchwright.training.recording import next_record
-from batchwright.training.settings import TrainSettings
+from batchwright.training.settings import STABILITY, TrainSettings
 from batchwright.training.state import LoopState
+from batchwright.training.step_measures import Readings
 from batchwright.training.step_noise import NOISE
 from batchwright.training.watch import Watch
+
+# What may follow the batch size beside the learning rate; in the record of a decision that moved it.
+FOLLOWING = ("momentum", "beta2", "weight_decay")
 
 
 class Control:
@@ -32,54 +37,85 @@ class Control:
         self.needs_loss = "loss" in self.controller.needs
         self._task, self._settings, self._optimizer = task, settings, optimizer
         self._records, self._watch = records, watch
+        self.follower = Follower(optimizer, base_batch_size=settings.batch_size, name=settings.optimizer.name)
 
-    def after_step(self, state: LoopState, *, measured_noise: bool) -> None:
-        """Record the noise scale where it was measured, and change batch size and lr where the controller decides so."""
+    def after_step(self, state: LoopState, readings: Readings, *, epoch: int) -> None:
+        """Take in what a step told, and change batch size and settings where the controller decides so.
+
+        Args:
+            state: Counts the step already.
+            readings: Of the step.
+            epoch: Epochs that are over.
+        """
+        noise, examples = readings.parts.noise, readings.examples
+        if noise is not None:
+            state.noise = state.noise.update(noise)
         interval = state.noise.interval() if self.needs_noise else None
-        if measured_noise and interval is not None and state.step >= state.next_noise_record:
+        if noise is not None and interval is not None and state.step >= state.next_noise_record:
             self._record_noise(state, interval)
+        length = self._task.sequence_length
         measured = Measured(
             step=state.step,
             num_examples=state.num_examples,
             batch_size=state.batch_size,
+            num_tokens=None if length is None else state.num_examples * length,
+            sequence_length=length,
+            epoch=epoch,
             num_train=self._task.num_train,
             lr=self._optimizer.param_groups[0]["lr"],
             loss=state.last_loss if self.needs_loss else None,
             noise_scale=interval,
-            trace=state.noise.trace if interval is not None else None,
-            grad_sq_norm=state.noise.grad_sq_norm if interval is not None else None,
+            # Beside the variance of inner products they are of the same gradients; else running averages.
+            trace=examples.trace if examples else state.noise.trace if interval is not None else None,
+            grad_sq_norm=examples.grad_sq_norm
+            if examples
+            else state.noise.grad_sq_norm
+            if interval is not None
+            else None,
+            inner_product_variance=examples.inner_product_variance if examples else None,
+            cosine=readings.parts.cosine,
+            diversity=readings.diversity,
+            **self._stability(state),
         )
         state.controller, decision = self.controller.update(state.controller, measured)
         batch_size = min(decision.batch_size, self._task.num_train)
-        lr = self._optimizer.param_groups[0]["lr"]
-        if decision.lr_factor is not None:
-            lr = self._settings.optimizer.lr * decision.lr_factor
-        elif batch_size != state.batch_size:
-            lr = scale_lr(
-                self._settings.optimizer.name,
-                self._settings.optimizer.lr,
-                base_batch_size=self._settings.batch_size,
-                batch_size=batch_size,
-                critical_batch_size=interval.value if interval is not None else math.inf,
-            )
+        before = self._settings_now()
+        noise_scale = interval.value if interval is not None and interval.value > 0 else math.inf
         warning = None
         if batch_size != state.batch_size:
+            lr = self.follower.lr_at(batch_size, noise_scale=noise_scale)
+            if decision.lr_factor is not None:
+                lr = self._settings.optimizer.lr * decision.lr_factor
+            # Asked before anything changes: the gauge compares with what the optimizer holds now.
             warning = self._watch.warning_before(state, batch_size=batch_size, lr=lr)
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        if decision.lr_factor is not None:
+            self.follower.set_lr_factor(decision.lr_factor)
+        elif batch_size != state.batch_size:
+            self.follower.change_batch_size(batch_size, noise_scale=noise_scale)
         if batch_size == state.batch_size:
             return
+        after = self._settings_now()
+        moved = {name: getattr(after, name) for name in FOLLOWING if getattr(after, name) != getattr(before, name)}
         self._records.write(
             "decision",
             step=state.step,
             num_examples=state.num_examples,
             previous=state.batch_size,
             batch_size=batch_size,
-            lr=lr,
+            lr=after.lr,
             reason=decision.reason,
             warning=warning,
+            **moved,
         )
         state.batch_size = batch_size
+
+    def _stability(self, state: LoopState) -> dict[str, float | None]:
+        if not self.controller.needs & STABILITY:
+            return {}
+        return self._watch.readings_at(batch_size=state.batch_size, lr=float(self._optimizer.param_groups[0]["lr"]))
+
+    def _settings_now(self) -> OptimizerSettings:
+        return read_group(self._optimizer.param_groups[0])
 
     def _record_noise(self, state: LoopState, interval: Interval) -> None:
         state.next_noise_record = next_record(state.step)

@@ -60,6 +60,10 @@ class Follower:
         """By what the batch size has multiplied the learning rate of each group."""
         return tuple(self._factors)
 
+    def lr_at(self, batch_size: int, *, noise_scale: float = math.inf) -> float:
+        """Learning rate of the first group after `change_batch_size`, which is not made; without a clock."""
+        return self._lr(0, self._at(batch_size, noise_scale)[0].lr)
+
     def change_batch_size(self, batch_size: int, *, noise_scale: float = math.inf) -> None:
         """Go to the settings for ``batch_size``; where the noise scale is known, the learning rate stops following the batch there."""
         found = self._at(batch_size, noise_scale)
@@ -94,13 +98,14 @@ class Follower:
         if self._clock is not None:
             self._clock.set_lr_factors([first * f for first, f in zip(self._started, factors, strict=True)])
         else:
-            groups = zip(self._optimizer.param_groups, self._base, self._factors, factors, strict=True)
-            for group, base, old, new in groups:
-                now = float(group["lr"])
-                # From the first learning rate where nobody else has moved it: so a size met again has its lr to the last bit.
-                lr = base.lr * new if now == base.lr * old else now * new / old if old else base.lr * new
-                write_group(group, OptimizerSettings(lr=lr))
+            for number, (group, factor) in enumerate(zip(self._optimizer.param_groups, factors, strict=True)):
+                write_group(group, OptimizerSettings(lr=self._lr(number, factor)))
         self._factors = factors
+
+    def _lr(self, number: int, factor: float) -> float:
+        now, base, old = float(self._optimizer.param_groups[number]["lr"]), self._base[number].lr, self._factors[number]
+        # From the first learning rate where nobody else has moved it: so a size met again has its lr to the last bit.
+        return base * factor if now == base * old or not old else now * factor / old
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values; the optimizer's own settings are in its own state."""

@@ -23,7 +23,6 @@ from batchwright.core.serialization import from_plain, to_plain
 from batchwright.core.vectors import trainable
 from batchwright.data.access import fetch
 from batchwright.data.samplers import EpochSampler, SamplerState
-from batchwright.measure.running_noise import MicroBatchNorms
 from batchwright.planning.plan import Plan
 from batchwright.tasks.evaluation import evaluate
 from batchwright.tasks.task import Task
@@ -34,8 +33,14 @@ from batchwright.training.recording import record_end, record_evaluation, record
 from batchwright.training.run import Instant, Run, crossing
 from batchwright.training.settings import STABILITY_BUDGET, TrainSettings, holds_run, make_settings, recorded_settings
 from batchwright.training.state import LoopState
+from batchwright.training.step_measures import Readings, StepMeasures
 from batchwright.training.watch import Watch
 
+# For a policy that reads the gauge; its budget is kept by the clock.
+GAUGE_TURNED_ON = (
+    "policy {} reads the stability gauge, so it was turned on, every {} steps at most; when it is read depends on the clock, and so do "
+    "decisions and a resumed run, unless stability_budget=None"
+)
 # Evaluations thin out as the run goes on: the next comes after this part of the examples seen so far.
 EVALUATION_SPACING = 0.05
 
@@ -130,6 +135,8 @@ def train(
             raise InputError(f"--out must be a folder without a run, got {folder}; choose another or give --resume")
     with RecordWriter(folder) as records, Interrupt() as interrupt:
         loop = _Loop(task, settings, where, folder, records)
+        if not resume and settings.stability_every != stability_every:
+            loop.notes.append(GAUGE_TURNED_ON.format(settings.policy, settings.stability_every))
         loop.start(resume)
         try:
             while not loop.finished:
@@ -151,11 +158,11 @@ class _Loop:
         self.task, self.settings, self.device, self.folder, self.records = task, settings, device, folder, records
         seed_everything(settings.seed)
         self.model = task.make_model(settings.seed, device)
-        self.parameters = trainable(self.model)
-        self.optimizer = settings.optimizer.build(self.parameters)
+        self.optimizer = settings.optimizer.build(trainable(self.model))
         self.sampler = EpochSampler(task.num_train, settings.seed)
         self.watch = Watch(task, settings, self.model, self.optimizer, records)
         self.control = Control(task, settings, self.optimizer, records, self.watch)
+        self.measures = StepMeasures(task, self.model, self.control.controller.needs)
         self.state = LoopState(
             batch_size=settings.batch_size, controller=self.control.controller.init(batch_size=settings.batch_size)
         )
@@ -170,9 +177,8 @@ class _Loop:
                 self.records.write("resume", step=-1, num_examples=0)
             record_start(self.records, self.task, self.settings, self.device)
             self._evaluate()
-            self.control.after_step(
-                self.state, measured_noise=False
-            )  # a schedule chooses the size of the first step too
+            # A schedule chooses the size of the first step too.
+            self.control.after_step(self.state, Readings(), epoch=0)
             self._checkpoint()
             return
         checkpoint, damaged = found
@@ -182,7 +188,9 @@ class _Loop:
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.state = LoopState.from_plain(checkpoint.progress["state"])
         self.sampler.restore(from_plain(SamplerState, checkpoint.progress["sampler"], "sampler"))
+        self.control.follower.load_state_dict(checkpoint.progress["follower"])
         self.watch.load_state_dict(checkpoint.stability)
+        self.measures.load_state_dict(checkpoint.measures)
         self.records.write("resume", step=self.state.step, num_examples=self.state.num_examples, notes=self.notes)
         checkpoint.random_state.restore()
 
@@ -194,37 +202,34 @@ class _Loop:
 
     def step(self) -> None:
         state, start = self.state, time.perf_counter()
+        epoch = self.sampler.state.epoch
         batch = to_device(fetch(self.task.train, self.sampler.take(state.batch_size)), self.device)
-        measures_noise = self.control.needs_noise and (state.step + 1) % self.settings.noise_every == 0
         micro_batch_size = min(self.settings.micro_batch_size, state.batch_size)
-        norms = None
-        if measures_noise and state.batch_size > 1:
-            norms = MicroBatchNorms(self.parameters)
-            micro_batch_size = min(micro_batch_size, math.ceil(state.batch_size / 2))
+        due = self.measures.active and (state.step + 1) % self.settings.noise_every == 0
+        sizes = self.measures.begin(state.batch_size, micro_batch_size) if due else None
         self.optimizer.zero_grad(set_to_none=True)
         mean = accumulate_gradient(
             self.model,
             self.task.loss,
             batch,
             micro_batch_size=micro_batch_size,
-            after_micro_batch=norms.after_micro_batch if norms else None,
+            sizes=sizes,
+            after_micro_batch=self.measures.after_micro_batch if sizes is not None else None,
         )
+        readings = self.measures.end(batch, epoch_over=self.sampler.state.epoch > epoch)
         self.optimizer.step()
         self.pending.append(mean)
         state.step += 1
         state.num_examples += state.batch_size
         if self.device.type == "cpu" or self.control.needs_loss or state.step >= state.next_step_record:
             self._read_losses()
-        noise = norms.step_noise() if norms else None
         seconds = time.perf_counter() - start
         state.train_s += seconds
 
         if state.step >= state.next_step_record:
             record_step(self.records, state, self.optimizer.param_groups[0]["lr"])
-        if noise is not None:
-            state.noise = state.noise.update(noise)
         self.watch.after_step(state, seconds)
-        self.control.after_step(state, measured_noise=noise is not None)
+        self.control.after_step(state, readings, epoch=self.sampler.state.epoch)
         if state.num_examples >= state.next_evaluation or state.num_examples >= self.settings.max_examples:
             self._evaluate()
         if state.step - state.last_checkpoint >= self.settings.checkpoint_every:
@@ -277,8 +282,13 @@ class _Loop:
                 model=self.model.state_dict(),
                 optimizer=self.optimizer.state_dict(),
                 random_state=RandomState.capture(),
-                progress={"state": self.state.to_plain(), "sampler": to_plain(self.sampler.state)},
+                progress={
+                    "state": self.state.to_plain(),
+                    "sampler": to_plain(self.sampler.state),
+                    "follower": self.control.follower.state_dict(),
+                },
                 stability=self.watch.state_dict(),
+                measures=self.measures.state_dict(),
             ),
         )
 

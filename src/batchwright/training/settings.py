@@ -10,15 +10,21 @@ from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.core.errors import CheckpointError, InputError
 from batchwright.core.records import RECORDS_NAME, read_records
 from batchwright.core.serialization import from_plain
+from batchwright.measure.per_example.separate import refuse_batch_statistics
 from batchwright.planning.plan import Plan
 from batchwright.tasks.task import OptimizerSpec, Task
+from batchwright.training.step_examples import OF_EXAMPLES
 
 # No first record is longer, in bytes.
 MAX_FIRST_LINE = 2**20
 # Readings of the stability gauge, when they are asked for: at most so often, and never more than this part of the training time.
 STABILITY_EVERY, STABILITY_BUDGET = 50, 0.05
-# What the loop can show a controller beyond clock and size.
-MEASURED = frozenset({"num_train", "lr", "loss", "noise_scale", "trace", "grad_sq_norm"})
+# What the stability gauge shows a controller.
+STABILITY = frozenset(
+    {"batch_sharpness", "batch_sharpness_error", "mean_curvature", "lambda_max", "stability_low", "stability_high"}
+)
+# What only a task whose examples are sequences of tokens can show.
+OF_TOKENS = frozenset({"num_tokens", "sequence_length"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,12 +127,9 @@ def make_settings(
     if type(controller) not in names:
         raise InputError(f"policy must be one of {', '.join(sorted(REGISTRY))}, got {type(controller).__name__}")
     check_optimizer(controller, spec.name, momentum=spec.momentum)
-    unmeasured = sorted(controller.needs - MEASURED)
-    if unmeasured:
-        raise InputError(
-            f"policy must need no more than training measures ({', '.join(sorted(MEASURED))}), got {names[type(controller)]}, which "
-            f"needs {', '.join(unmeasured)} too; take another, or call its update from a loop that measures them"
-        )
+    _check_needs(controller, names[type(controller)], task)
+    if controller.needs & STABILITY and stability_every is None:
+        stability_every = STABILITY_EVERY
     return TrainSettings(
         task=task.name,
         label=label or (names[type(controller)] if policy else "plan" if plan else "default"),
@@ -143,6 +146,22 @@ def make_settings(
         stability_every=stability_every,
         stability_budget=stability_budget,
     )
+
+
+def _check_needs(controller: Controller, name: str, task: Task) -> None:
+    """Refuse a controller that the task cannot show what it needs, with the way out."""
+    if controller.needs & OF_TOKENS and task.sequence_length is None:
+        raise InputError(
+            f"policy {name} counts tokens, so the task must say how many an example has, got task {task.name!r} without "
+            "sequence_length; give Task(sequence_length=...), or take unit=examples"
+        )
+    if controller.needs & OF_EXAMPLES:
+        try:
+            refuse_batch_statistics(task.make_model(0))
+        except InputError as error:
+            raise InputError(
+                f"policy {name} measures the gradients of single examples, and {error}; or take noise-scale or norm-test"
+            ) from error
 
 
 def holds_run(folder: Path) -> bool:

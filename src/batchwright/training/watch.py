@@ -1,5 +1,6 @@
 """The stability gauge beside the loop: its readings in the records, its warning before a change, and its end if it cannot measure."""
 
+import math
 import warnings
 from typing import Any
 
@@ -73,6 +74,29 @@ class Watch:
             self.notes.append(f"before step {state.step + 1}: {found}")
         return found
 
+    def readings_at(self, *, batch_size: int, lr: float) -> dict[str, float | None]:
+        """The last reading by the names of `adapt.Measured`; empty where it was not made at this batch size and learning rate.
+
+        The curvature of the whole loss does not depend on them, so it is the last that was measured at all.
+        """
+        last = self._monitor.last if self._monitor is not None else None
+        if self._monitor is None or last is None or last.form != "gradient":
+            return {}
+        # A reading of one batch has no error, so nothing can be built on it.
+        if (last.batch_size, last.lr) != (batch_size, lr) or not math.isfinite(last.standard_error):
+            return {}
+        means = [each.mean_curvature for each in self._monitor.history if _known(each.mean_curvature)]
+        largest = [each.sharpness for each in self._monitor.history if _known(each.sharpness)]
+        found = {
+            "batch_sharpness": last.batch_sharpness,
+            "batch_sharpness_error": last.standard_error,
+            "mean_curvature": means[-1] if means else None,
+            "lambda_max": largest[-1] if largest else None,
+            "stability_low": last.low,
+            "stability_high": last.high,
+        }
+        return {name: value for name, value in found.items() if _known(value)}
+
     def state_dict(self) -> dict[str, Any] | None:
         """For a checkpoint; None without a monitor."""
         if self._ended:
@@ -93,3 +117,7 @@ class Watch:
     def _draw(self, generator: torch.Generator, batch_size: int) -> Batch:
         indices = torch.randperm(self._task.num_train, generator=generator)[:batch_size]
         return to_device(fetch(self._task.train, indices), self._device)
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and not math.isnan(value)
