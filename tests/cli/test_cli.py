@@ -146,7 +146,7 @@ def test_a_full_disk_is_one_line(capsys, file, tmp_path):
         (["train", "digits-mlp", "--policy", "schedule", "--out", "x"], ["must be given schedule", "for instance"]),
         (["train", "digits-mlp", "--policy-option", "a=1", "--out", "x"], ["--policy-option must go with --policy"]),
         (["train", "digits-mlp", "--policy", "cabs", "--out", "x"], ["plain SGD, got sgd with momentum"]),
-        (["train", "digits-mlp", "--policy", "simigrad", "--out", "x"], ["needs cosine too"]),
+        (["train", "digits-mlp", "--policy", "restarted-budget:1B 2B", "--out", "x"], ["sgd"]),
         (["train", "digits-mlp", "--device", "tpu", "--out", "x"], ["--device must be"]),
         (["no-such-command"], ["no-such-command"]),
     ],
