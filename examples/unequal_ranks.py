@@ -24,18 +24,17 @@ def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Te
     return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 
-def make_task() -> bw.Task:
+def make_model() -> nn.Module:
     """A small classifier."""
+    return nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 4))
+
+
+def make_task() -> bw.Task:
+    """The same on both ranks."""
     torch.manual_seed(0)
     data = TensorDataset(torch.randn(512, 32), torch.randint(4, (512,)))
-    return bw.Task(
-        name="two",
-        model=lambda: nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 4)),
-        loss=loss,
-        train=data,
-        optimizer=bw.OptimizerSpec(name="sgd", lr=0.1),
-        batch_size=50,
-    )
+    sgd = bw.OptimizerSpec(name="sgd", lr=0.1)
+    return bw.Task(name="two", model=make_model, loss=loss, train=data, optimizer=sgd, batch_size=50)
 
 
 def train(model: nn.Module, task: bw.Task, micro_batch_size: int) -> tuple[int, torch.Tensor]:
