@@ -3,6 +3,8 @@
 Run: python examples/noise_scale_by_layer.py
 """
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,22 +13,8 @@ import batchwright as bw
 
 
 def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """One loss a sequence: predict its class from the mean of its states."""
-    return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
-
-
-class Reader(nn.Module):
-    """A small transformer: embedding, attention, norms, linear layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(20, 16)
-        self.block = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
-        self.head = nn.Linear(16, 4)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of four classes."""
-        return self.head(self.block(self.embed(tokens)).mean(dim=1))
+    """One loss a sequence: its class from the mean of its tokens' logits."""
+    return F.cross_entropy(model(batch[0]).mean(dim=1), batch[1], reduction="none")
 
 
 def main() -> None:
@@ -34,7 +22,8 @@ def main() -> None:
     torch.manual_seed(0)
     tokens = torch.randint(20, (4096, 12))
     classes = tokens[:, 0] % 4
-    model = Reader()
+    block = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    model = nn.Sequential(OrderedDict(embed=nn.Embedding(20, 16), block=block, head=nn.Linear(16, 4)))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for part in torch.randperm(4096).split(64)[:20]:
         optimizer.zero_grad()
@@ -43,7 +32,7 @@ def main() -> None:
 
     batches = [(tokens[part], classes[part]) for part in torch.randperm(4096).split(64)]
     groups = {name: list(module.parameters()) for name, module in model.named_children()}
-    groups["norms"] = [*model.block.norm1.parameters(), *model.block.norm2.parameters()]
+    groups["norms"] = [*block.norm1.parameters(), *block.norm2.parameters()]
     for name, noise in bw.measure.noise_scale_by_group(model, loss, batches, groups=groups).items():
         print(f"{name:6s} noise scale {noise.value:6.1f}  [{noise.low:.1f}, {noise.high:.1f}]")
     whole = bw.measure.noise_scale(model, loss, batches)

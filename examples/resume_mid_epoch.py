@@ -4,7 +4,6 @@ Run: python examples/resume_mid_epoch.py
 """
 
 import io
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +13,8 @@ from torch.utils.data import TensorDataset
 import batchwright as bw
 
 
-def make_run() -> tuple[nn.Module, bw.BatchEngine]:
-    """Model and engine of a run whose batch grows, with dropout, AdamW and a cosine schedule by examples."""
+def train(until: int, start: io.BytesIO | None = None) -> tuple[nn.Module, bw.BatchEngine, list[Tensor]]:
+    """Train to a number of steps, from a checkpoint or from the beginning; the batch grows, the lr follows a cosine."""
     torch.manual_seed(0)
     data = TensorDataset(torch.randn(1000, 16), torch.randint(4, (1000,)))
     model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 4))
@@ -23,11 +22,13 @@ def make_run() -> tuple[nn.Module, bw.BatchEngine]:
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
     clock = bw.planning.ExampleClock(cosine, examples_per_step=20)
     policy = bw.adapt.Schedule(schedule="0:20 600:48 1500:96")
-    return model, bw.BatchEngine(model, optimizer, data, policy=policy, micro_batch_size=20, clock=clock)
-
-
-def train(model: nn.Module, engine: bw.BatchEngine, until: int, seen: list[Tensor]) -> None:
-    """Train until the optimizer has made so many steps; what was seen is kept."""
+    engine = bw.BatchEngine(model, optimizer, data, policy=policy, micro_batch_size=20, clock=clock)
+    if start is not None:
+        state = torch.load(start, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        engine.load_state_dict(state["engine"])
+    seen = []
     while engine.num_steps < until:
         for update in engine:
             for x, y in update:
@@ -35,31 +36,24 @@ def train(model: nn.Module, engine: bw.BatchEngine, until: int, seen: list[Tenso
                 update.backward(F.cross_entropy(model(x), y, reduction="none"))
             if engine.num_steps == until:
                 break
+    return model, engine, seen
 
 
 def main() -> None:
-    """One run to the end; another is saved in mid-epoch, forgotten, and loaded into new objects."""
-    seen: list[Tensor] = []
-    model, engine = make_run()
-    train(model, engine, 60, seen)
-    seen_too: list[Tensor] = []
-    first, engine_1 = make_run()
-    train(first, engine_1, 34, seen_too)
+    """One run to the end; another is saved in mid-epoch, and loaded into new objects."""
+    whole, engine, seen = train(60)
+    model, stopped, seen_1 = train(34)
+    print(f"stopped after {stopped.num_examples} of 1000 examples an epoch, batch size {stopped.batch_size}")
+    optimizer = stopped.optimizer.state_dict()
     file = io.BytesIO()
-    state: dict[str, Any] = {"model": first.state_dict(), "optimizer": engine_1.optimizer.state_dict()}
-    torch.save({**state, "engine": engine_1.state_dict()}, file)
-    print(f"stopped after {engine_1.num_examples} of 1000 examples an epoch, batch size {engine_1.batch_size}")
+    torch.save({"model": model.state_dict(), "optimizer": optimizer, "engine": stopped.state_dict()}, file)
     file.seek(0)
-    state = torch.load(file, weights_only=True)
-    second, engine_2 = make_run()
-    second.load_state_dict(state["model"])
-    engine_2.optimizer.load_state_dict(state["optimizer"])
-    engine_2.load_state_dict(state["engine"])
-    train(second, engine_2, 60, seen_too)
-    same = all(torch.equal(a, b) for a, b in zip(model.parameters(), second.parameters(), strict=True))
-    lr = engine.optimizer.param_groups[0]["lr"], engine_2.optimizer.param_groups[0]["lr"]
-    print(f"batch size {engine_2.batch_size}, {engine_2.num_examples} examples, lr the same: {lr[0] == lr[1]}")
-    print(f"examples the same: {torch.equal(torch.cat(seen), torch.cat(seen_too))}; parameters bit by bit: {same}")
+    resumed, engine_2, seen_2 = train(60, start=file)
+    lrs = [run.optimizer.param_groups[0]["lr"] for run in (engine, engine_2)]
+    print(f"batch size {engine_2.batch_size}, {engine_2.num_examples} examples, lr the same: {lrs[0] == lrs[1]}")
+    same = all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    examples = torch.equal(torch.cat(seen), torch.cat(seen_1 + seen_2))
+    print(f"examples the same: {examples}; parameters bit by bit: {same}")
 
 
 if __name__ == "__main__":

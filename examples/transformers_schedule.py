@@ -19,21 +19,12 @@ from transformers import (
 import batchwright as bw
 
 
-class Parity(torch.utils.data.Dataset):
-    """Sequences of 12 tokens with the parity of the first as their class."""
-
-    def __len__(self) -> int:
-        return 768
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        tokens = torch.randint(20, (12,), generator=torch.Generator().manual_seed(index))
-        return {"input_ids": tokens, "labels": tokens[0] % 2}
-
-
 def main() -> None:
     """Two epochs, with micro-batches of 8: a batch of 16, then 32, then 64."""
     warnings.simplefilter("ignore")
     set_seed(0)
+    # Sequences of 12 tokens with the parity of the first as their class.
+    data = [{"input_ids": tokens, "labels": tokens[0] % 2} for tokens in torch.randint(20, (768, 12))]
     config = BertConfig(
         vocab_size=20, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, num_labels=2
     )
@@ -52,9 +43,7 @@ def main() -> None:
             disable_tqdm=True,
             use_cpu=True,
         )
-        trainer = Trainer(
-            model=BertForSequenceClassification(config), args=args, train_dataset=Parity(), callbacks=[sizes]
-        )
+        trainer = Trainer(model=BertForSequenceClassification(config), args=args, train_dataset=data, callbacks=[sizes])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     logged = [entry["batchwright/batch_size"] for entry in trainer.state.log_history if "loss" in entry]

@@ -19,32 +19,34 @@ import batchwright as bw
 MICRO_BATCH_SIZES = (25, 6)  # of a large device and of a small one
 
 
-def make_task() -> bw.Task:
+def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """One loss an example."""
+    return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+def make_model() -> nn.Module:
     """A small classifier."""
+    return nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 4))
+
+
+def make_task() -> bw.Task:
+    """The same on both ranks."""
     torch.manual_seed(0)
     data = TensorDataset(torch.randn(512, 32), torch.randint(4, (512,)))
-    return bw.Task(
-        name="two",
-        model=lambda: nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 4)),
-        loss=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1], reduction="none"),
-        train=data,
-        optimizer=bw.OptimizerSpec(name="sgd", lr=0.1),
-        batch_size=50,
-    )
+    sgd = bw.OptimizerSpec(name="sgd", lr=0.1)
+    return bw.Task(name="two", model=make_model, loss=loss, train=data, optimizer=sgd, batch_size=50)
 
 
-def train(model: nn.Module, data: TensorDataset, micro_batch_size: int) -> tuple[int, torch.Tensor]:
-    """Ten steps of 50 examples; passes of this rank in the first of them, and the parameters."""
+def train(model: nn.Module, task: bw.Task, micro_batch_size: int) -> tuple[int, torch.Tensor]:
+    """Ten steps of 50 examples; passes of this rank in the last of them, and the parameters."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    engine = bw.BatchEngine(model, optimizer, data, batch_size=50, micro_batch_size=micro_batch_size)
-    passes = 0
-    for number, update in enumerate(engine):
-        for x, y in update:
-            passes += number == 0
-            update.backward(F.cross_entropy(model(x), y, reduction="none"))
+    engine = bw.BatchEngine(model, optimizer, task.train, batch_size=50, micro_batch_size=micro_batch_size)
+    for update in engine:
+        for batch in update:
+            update.backward(loss(model, batch))
         if engine.num_steps == 10:
             break
-    return passes, torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    return update.num_micro_batches, torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
 def run_rank(rank: int, folder: str) -> None:
@@ -58,8 +60,8 @@ def run_rank(rank: int, folder: str) -> None:
     alone = task.model()
     model = DistributedDataParallel(task.model())
     model.module.load_state_dict(alone.state_dict())
-    passes, parameters = train(model, task.train, MICRO_BATCH_SIZES[rank])
-    expected = train(alone, task.train, 50)[1]
+    passes, parameters = train(model, task, MICRO_BATCH_SIZES[rank])
+    expected = train(alone, task, 50)[1]
     error = float((parameters - expected).norm() / expected.norm())
     print(f"rank {rank}: {passes} passes a step, off from one process by {error:.0e}", flush=True)
     dist.barrier()
