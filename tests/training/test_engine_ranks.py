@@ -167,6 +167,10 @@ def refusals(wrap) -> list[str]:
             BatchEngine(model, optimizer, make_data(), policy=policy, batch_size=8)
         except InputError as error:
             found.append(str(error))
+    try:
+        BatchEngine(model, optimizer, make_data(), micro_batch_size=4 + dist.get_rank())
+    except InputError as error:
+        found.append(str(error))
     return found
 
 
@@ -306,6 +310,7 @@ def test_what_ranks_cannot_do_is_refused(results):
     for result in results:
         assert "cosine of two halves must train in one process" in result["refusals"][0]
         assert "got a model that has one already" in result["refusals"][1]
+        assert "batch_size must be the same on all ranks" in result["refusals"][2]
 
 
 def test_under_fsdp_a_run_is_that_of_a_single_process(results):

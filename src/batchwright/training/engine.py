@@ -129,6 +129,9 @@ class BatchEngine:
                 "batch_size must be given where there is no micro_batch_size, got neither; give the examples of a step"
             )
         check_int("batch_size", first, at_least=1)
+        self.ranks.check_same("batch_size", first)
+        if self.ranks.sharded:  # every rank must make as many passes
+            self.ranks.check_same("micro_batch_size", micro_batch_size or 0)
         self._drops = last == "drop"
         self.stream = make_stream(
             dataset,

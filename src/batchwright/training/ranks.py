@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from batchwright.core.errors import InputError
 from batchwright.core.vectors import gradients, trainable
 
 
@@ -47,6 +48,18 @@ class Ranks:
     def all_have(self, yes: bool) -> bool:
         """Whether it holds on every rank."""
         return yes
+
+    def check_same(self, name: str, value: int) -> None:
+        """Check on all ranks at once that an argument is the first rank's, so that none goes on alone and waits for ever.
+
+        Raises:
+            InputError: On every rank, if it differs on one.
+        """
+        first = int(self.agree([float(value)])[0])
+        if not self.all_have(value == first):
+            raise InputError(
+                f"{name} must be the same on all ranks, got {value} on rank {self.rank} and {first} on rank 0; give each the same"
+            )
 
 
 class _Several(Ranks):
