@@ -23,7 +23,7 @@ from batchwright.core.preserve import RandomState
 from batchwright.core.records import output_errors
 from batchwright.core.serialization import to_plain
 
-SCHEMA = 1
+SCHEMA = 2
 FOLDER = "checkpoints"
 NUM_KEPT = 2
 
@@ -130,10 +130,11 @@ def _present(folder: Path) -> list[Path]:
 def _load(path: Path) -> Checkpoint:
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        if state["schema"] > SCHEMA:
-            raise CheckpointError(
-                f"{path.name} must be of schema {SCHEMA} or older, got {state['schema']}; update batchwright"
+        if state["schema"] != SCHEMA:
+            way_out = (
+                "update batchwright" if state["schema"] > SCHEMA else "begin the run anew, or go on with that version"
             )
+            raise CheckpointError(f"{path.name} must be of schema {SCHEMA}, got {state['schema']}; {way_out}")
         for name, digest in state["sha256"].items():
             if _digest(path / name) != digest:
                 raise CheckpointError(f"{path.name}/{name} does not match its SHA-256")

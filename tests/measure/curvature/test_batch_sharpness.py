@@ -73,15 +73,20 @@ def test_interval_covers_at_its_nominal_level(name, num_batches, truth):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["interaction_aware_sharpness", "gradient_noise_interaction"])
-def test_interval_over_pairs_covers_at_its_nominal_level(name):
-    """At batch size 8, for whose means of independent gradients there is a closed form; smaller ones have heavier tails."""
+@pytest.mark.parametrize(
+    ("name", "num_batches"), [("interaction_aware_sharpness", 480), ("gradient_noise_interaction", 240)]
+)
+def test_interval_over_pairs_covers_near_its_nominal_level(name, num_batches):
+    """With many pairs; with 40 it is 89 and 92 %, as `curvature_ratio` says.
+
+    At batch size 8, for whose means of independent gradients there is a closed form; smaller ones have heavier tails.
+    """
     singles = [parts((h[None], c[None])) for h, c in zip(*pool(), strict=True)]
     grads = np.array([g for _, g in singles])
     hessian, grad = np.mean([h for h, _ in singles], axis=0), grads.mean(0)
     second = np.outer(grad, grad) + np.cov(grads.T, ddof=0) / 8
     below = np.trace(second) if name == "interaction_aware_sharpness" else grad @ grad
-    assert 0.92 <= coverage(name, 80, 8, np.trace(hessian @ second) / below) <= 0.98
+    assert 0.92 <= coverage(name, num_batches, 8, np.trace(hessian @ second) / below) <= 0.98
 
 
 def coverage(name: str, num_batches: int, size: int, expected: float) -> float:
