@@ -7,7 +7,8 @@ import torch
 
 from batchwright.core.errors import InputError
 from batchwright.measure.curvature import HessianOperator, extreme_eigenpairs
-from batchwright.measure.curvature.lanczos import _Basis, krylov
+from batchwright.measure.curvature.lanczos import krylov
+from batchwright.measure.curvature.lanczos_basis import LanczosBasis
 
 
 def operator_of(case):
@@ -102,7 +103,7 @@ def test_the_upper_limit_is_where_the_lanczos_polynomial_meets_the_part_of_the_s
     values = torch.cat([torch.tensor([2.0]), torch.linspace(0, 1, 60)]).double()
     operator = operator_of(quadratic(values))
     start = random_start(operator)
-    basis = _Basis(operator, start, 10)
+    basis = LanczosBasis(operator, start, 10)
     for _ in range(3):
         basis.extend()
     of_start = start[0] / torch.linalg.vector_norm(start)
