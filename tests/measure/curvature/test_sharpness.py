@@ -85,6 +85,8 @@ def test_checks_are_searches_of_their_own_and_the_largest_value_of_all_is_return
     # One check of the ResNet is the start in twenty that ``high`` leaves out: it ends at the second eigenvalue, 12 % below.
     near = [value for value in found.check_values if value == pytest.approx(found.value, rel=1e-3)]
     assert len(near) >= 2
+    # The limit of that check lies below the value; the least of all limits would make certainty of it.
+    assert found.high > found.value
     assert found.num_hvps > 3 * alone.num_hvps / 2
 
 

@@ -140,7 +140,8 @@ def sharpness(
     return Sharpness(
         value=value,
         error=best.errors[0],
-        high=max(value, min(pairs.high for pairs in [found, *checks])),
+        # One search's limit, chosen beforehand: the least of several fails as often as any of them.
+        high=max(value, (checks or [found])[0].high),
         residual=best.residuals[0] / abs(value) if value else best.residuals[0],
         converged=best.converged,
         num_hvps=operator.num_products,
