@@ -1,0 +1,17 @@
+"""Normalization layers for large and for tiny batches, and what puts them into a model that exists."""
+
+from batchwright.nn.conversion import Change, Conversion, Kept
+from batchwright.nn.convert import convert
+from batchwright.nn.ghost_batch_norm import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
+from batchwright.nn.registry import REGISTRY
+
+__all__ = [
+    "REGISTRY",
+    "Change",
+    "Conversion",
+    "GhostBatchNorm1d",
+    "GhostBatchNorm2d",
+    "GhostBatchNorm3d",
+    "Kept",
+    "convert",
+]
