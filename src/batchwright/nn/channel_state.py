@@ -124,13 +124,6 @@ def pad_channels(state: ChannelState, before: int, after: int) -> ChannelState:
     return ChannelState(mean=pad(state.mean, (before, after)), var=pad(state.var, (before, after)))
 
 
-def mix_zeros(state: ChannelState, share: float) -> ChannelState:
-    """State of images of which a ``share`` of the pixels is the old ones and the rest zero, as after padding with zeros."""
-    second = share * (state.var + state.mean.square())
-    mean = share * state.mean
-    return ChannelState(mean=mean, var=second - mean.square())
-
-
 def pool_state(state: ChannelState, num_pixels: int = 1) -> ChannelState:
     """State of an average over ``num_pixels`` independent pixels; 1 for pixels that are alike.
 

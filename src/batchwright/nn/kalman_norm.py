@@ -6,8 +6,7 @@ closed form (`state_rules`), and running statistics are those of all ghosts (``r
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -17,16 +16,27 @@ from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.nn.channel_state import ChannelState
 from batchwright.nn.ghost_statistics import Ghosts, combine, moments, per_example
 from batchwright.nn.kalman_fusion import fuse
+from batchwright.nn.state_rules import affine_state
 
 PRIORS = ("consistent", "raw")
 RUNNING = ("all", "first")
+
+
+class Source(Protocol):
+    """Where a norm inside a converted model gets its prior, and whom it tells what it found."""
+
+    def prior(self) -> ChannelState | None:
+        """The prior in this pass, if there is one."""
+
+    def report(self, corrected: ChannelState) -> None:
+        """Corrected statistics of this pass."""
 
 
 class _KalmanNorm(nn.modules.batchnorm._BatchNorm):
     """What the two share; each adds torch's own check of the number of axes."""
 
     # Where the prior comes from when none is given; `convert` sets it. No part of the state dict.
-    source: Callable[["_KalmanNorm"], ChannelState | None] | None = None
+    source: "Source | None" = None
 
     def __init__(
         self,
@@ -76,7 +86,7 @@ class _KalmanNorm(nn.modules.batchnorm._BatchNorm):
         ghosts = Ghosts.of_batch(len(x), self.ghost_size or len(x), values_per_example)
         means, variances = moments(x, ghosts)
         if prior is None and self.source is not None:
-            prior = self.source(self)
+            prior = self.source.prior()
         if prior is not None:
             means, variances = fuse(means, variances, prior, self.gain, self.gate)
         if self.training and self.running_mean is not None:
@@ -89,17 +99,13 @@ class _KalmanNorm(nn.modules.batchnorm._BatchNorm):
             shift = shift + self.bias
         axes = (..., *(None for _ in x.shape[2:]))
         y = torch.addcmul(per_example(shift, ghosts)[axes], x, per_example(scale, ghosts)[axes]).to(x.dtype)
-        return y, self._outgoing(ChannelState(mean=means, var=variances))
+        corrected = ChannelState(mean=means, var=variances)
+        if self.source is not None:
+            self.source.report(corrected)
+        return y, self._outgoing(corrected)
 
     def _outgoing(self, corrected: ChannelState) -> ChannelState:
-        return corrected if self.prior == "raw" else self.affine_state()
-
-    def affine_state(self) -> ChannelState:
-        """State of what leaves the layer, were it normalised exactly: mean ``bias``, variance ``weight²``, one row."""
-        like = self.running_mean if self.running_mean is not None else torch.zeros(self.num_features)
-        mean = torch.zeros_like(like) if self.bias is None else self.bias
-        var = torch.ones_like(like) if self.weight is None else self.weight.square()
-        return ChannelState(mean=mean[None], var=var[None])
+        return corrected if self.prior == "raw" else affine_state(self)
 
     @torch.no_grad()
     def _update_running(self, means: Float[Tensor, "S C"], variances: Float[Tensor, "S C"], counts: list[int]) -> None:
@@ -162,3 +168,6 @@ class KalmanNorm1d(_KalmanNorm, nn.BatchNorm1d):
 
 class KalmanNorm2d(_KalmanNorm, nn.BatchNorm2d):
     """`KalmanNorm1d` for images, shape ``(B, C, H, W)``."""
+
+
+KALMAN_NORMS: tuple[type[nn.modules.batchnorm._BatchNorm], ...] = (KalmanNorm1d, KalmanNorm2d)

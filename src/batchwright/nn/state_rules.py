@@ -19,7 +19,6 @@ from batchwright.nn.channel_state import (
     ChannelState,
     add_states,
     concatenate_states,
-    mix_zeros,
     multiply_states,
     pad_channels,
     scale_state,
@@ -97,7 +96,7 @@ def _leaky_relu(states: Sequence[ChannelState], module: nn.Module | None, option
 
 
 def _pointwise(states: Sequence[ChannelState], module: nn.Module | None, options: Options) -> ChannelState:
-    function = POINTWISE[str(options["function"])] if module is None else module
+    function = POINTWISE[str(options["function"])] if module is None else module.forward
     mean, var = pointwise_moments(function, states[0].mean, states[0].var)
     return ChannelState(mean=mean, var=var)
 
@@ -165,12 +164,14 @@ def _pad(states: Sequence[ChannelState], module: nn.Module | None, options: Opti
     return pad_channels(states[0], int(options["before"]), int(options["after"]))
 
 
-def _zeros(states: Sequence[ChannelState], module: nn.Module | None, options: Options) -> ChannelState:
-    return mix_zeros(states[0], float(options["share"]))
+def _channels(states: Sequence[ChannelState], module: nn.Module | None, options: Options) -> ChannelState:
+    chosen = slice(options["start"], options["stop"], options["step"])
+    return ChannelState(mean=states[0].mean[:, chosen], var=states[0].var[:, chosen])
 
 
 RULES: Mapping[str, Rule] = {
     "add": _add,
+    "channels": _channels,
     "clamp": _clamp,
     "concatenate": _concatenate,
     "dropout": _dropout,
@@ -185,5 +186,4 @@ RULES: Mapping[str, Rule] = {
     "scale": _scale,
     "subtract": _subtract,
     "transposed": _transposed,
-    "zeros": _zeros,
 }
