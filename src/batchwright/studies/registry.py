@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from batchwright.studies.eoss.study import EOSS
+from batchwright.studies.kalman_norm.study import KALMAN_NORM
 from batchwright.studies.study import Study
 
-REGISTRY: Mapping[str, Study] = {study.name: study for study in (EOSS,)}
+REGISTRY: Mapping[str, Study] = {study.name: study for study in (EOSS, KALMAN_NORM)}
