@@ -64,6 +64,14 @@ class Ghosts:
         sizes = [self.size] * self.num_equal + [self.last] * (self.last > 0)
         return [size * values_per_example for size in sizes]
 
+    def counts_like(self, values: Float[Tensor, "K C"], values_per_example: int) -> Float[Tensor, "K 1"] | float:
+        """`counts`, to multiply values of the ghosts by."""
+        if not self.last:
+            return float(self.size * values_per_example)
+        counts = values.new_full((self.num, 1), float(self.size * values_per_example))
+        counts[-1] = float(self.last * values_per_example)
+        return counts
+
 
 def sequential_weights(num: int, momentum: float) -> list[float]:
     """Weights of ``num`` ghosts in ``num`` updates of running statistics one after another; they sum to ``1 - (1 - momentum)**num``.
@@ -75,34 +83,61 @@ def sequential_weights(num: int, momentum: float) -> list[float]:
     return [momentum * (1 - momentum) ** (num - 1 - place) for place in range(num)]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shares:
+    """How the statistics of ghosts make those of a batch.
+
+    Attributes:
+        mean: Share of each ghost in the mean; they sum to one.
+        variance: Factor of each ghost's biased variance in the unbiased variance of the batch.
+        between: Factor of the mean of ``(m_l - m)**2``; 0 where the variance between ghosts is left out.
+        total: What the weights summed to, before they were divided by it.
+    """
+
+    mean: Float[Tensor, " K"]
+    variance: Float[Tensor, " K"]
+    between: float
+    total: float
+
+
+def shares(
+    counts: list[int], weights: list[float], *, between_ghosts: bool, dtype: torch.dtype, device: torch.device
+) -> Shares:
+    """The shares of ghosts with these counts of values a channel and these weights, not negative; see `combine`."""
+    total = math.fsum(weights)
+    parts = [weight / total for weight in weights]
+    if between_ghosts:
+        between = 1 / (1 - math.fsum(part**2 / count for part, count in zip(parts, counts, strict=True)))
+        factors = [part * between for part in parts]
+    else:
+        between = 0.0
+        factors = [part * count / (count - 1) for part, count in zip(parts, counts, strict=True)]
+    mean, variance = torch.tensor([parts, factors], dtype=dtype, device=device)
+    return Shares(mean=mean, variance=variance, between=between, total=total)
+
+
 def combine(
-    means: Float[Tensor, "K C"],
-    variances: Float[Tensor, "K C"],
-    counts: list[int],
-    weights: list[float],
-    *,
-    between_ghosts: bool,
+    means: Float[Tensor, "K C"], variances: Float[Tensor, "K C"], shares: Shares
 ) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
     """Mean and unbiased variance of a batch from those of its ghosts.
+
+    With shares ``p_l`` and counts ``n_l``, without the variance between ghosts it is the mean of their unbiased variances,
+    ``sum_l p_l n_l / (n_l - 1) v_l``. With it, it is the law of total variance, ``sum_l p_l (v_l + (m_l - m)**2)``, over
+    ``1 - sum_l p_l**2 / n_l``, which makes it unbiased where values are independent; with weights as the counts that is the unbiased
+    variance of the whole batch.
 
     Args:
         means: Mean of each ghost.
         variances: Biased variance of each ghost, as it normalises.
-        counts: Values a channel in each ghost.
-        weights: Of the ghosts, not negative; divided here by their sum.
-        between_ghosts: False: the mean of the ghosts' unbiased variances, ``sum_l p_l n_l / (n_l - 1) v_l``. True: the law of total
-            variance, ``sum_l p_l (v_l + (m_l - m)**2) / (1 - sum_l p_l**2 / n_l)``, unbiased where values are independent; with
-            weights as the counts it is the unbiased variance of the whole batch.
+        shares: From `shares`.
     """
-    total = math.fsum(weights)
-    shares = [weight / total for weight in weights]
-    share = means.new_tensor(shares)
-    mean = share @ means
-    if between_ghosts:
-        correction = 1 - math.fsum(part**2 / count for part, count in zip(shares, counts, strict=True))
-        return mean, share @ (variances + (means - mean).square()) / correction
-    unbiased = means.new_tensor([part * count / (count - 1) for part, count in zip(shares, counts, strict=True)])
-    return mean, unbiased @ variances
+    # Sums, not products of matrices, which autocast would take in half precision.
+    mean = (shares.mean[:, None] * means).sum(dim=0)
+    variance = (shares.variance[:, None] * variances).sum(dim=0)
+    if shares.between:
+        deviations = (shares.mean[:, None] * (means - mean).square()).sum(dim=0)
+        variance = variance + shares.between * deviations
+    return mean, variance
 
 
 def moments(x: Float[Tensor, "B C *S"], ghosts: Ghosts) -> tuple[Float[Tensor, "K C"], Float[Tensor, "K C"]]:
@@ -117,6 +152,13 @@ def moments(x: Float[Tensor, "B C *S"], ghosts: Ghosts) -> tuple[Float[Tensor, "
         parts.append(torch.var_mean(x[head:].unsqueeze(0), dim=(1, *range(3, x.ndim + 1)), correction=0))
     variances, means = (torch.cat(both) for both in zip(*parts, strict=True))
     return means, variances
+
+
+def ghost_means(values: Float[Tensor, "B C"], ghosts: Ghosts) -> Float[Tensor, "K C"]:
+    """Mean over the examples of each ghost."""
+    head = ghosts.num_equal * ghosts.size
+    means = values[:head].view(ghosts.num_equal, ghosts.size, -1).mean(dim=1)
+    return torch.cat([means, values[head:].mean(dim=0, keepdim=True)]) if ghosts.last else means
 
 
 def per_example(values: Float[Tensor, "K C"], ghosts: Ghosts) -> Float[Tensor, "B C"]:
