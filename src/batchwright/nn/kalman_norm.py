@@ -6,6 +6,7 @@ closed form (`state_rules`), and running statistics are those of all ghosts (``r
 """
 
 import math
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 
 from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.nn.channel_state import ChannelState
-from batchwright.nn.ghost_statistics import Ghosts, combine, moments, per_example
-from batchwright.nn.kalman_fusion import fuse
+from batchwright.nn.ghost_statistics import Ghosts, Shares, combine, shares
+from batchwright.nn.kalman_function import normalise_corrected
 from batchwright.nn.state_rules import affine_state
 
 PRIORS = ("consistent", "raw")
@@ -84,21 +85,13 @@ class _KalmanNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(x), self._outgoing(known)
         values_per_example = math.prod(x.shape[2:])
         ghosts = Ghosts.of_batch(len(x), self.ghost_size or len(x), values_per_example)
-        means, variances = moments(x, ghosts)
         if prior is None and self.source is not None:
             prior = self.source.prior()
-        if prior is not None:
-            means, variances = fuse(means, variances, prior, self.gain, self.gate)
+        y, means, variances = normalise_corrected(
+            x, self.weight, self.bias, prior, self.gain, self.gate, ghosts, self.eps
+        )
         if self.training and self.running_mean is not None:
-            self._update_running(means.detach(), variances.detach(), ghosts.counts(values_per_example))
-        scale = torch.rsqrt(variances + self.eps)
-        if self.weight is not None:
-            scale = scale * self.weight
-        shift = -means * scale
-        if self.bias is not None:
-            shift = shift + self.bias
-        axes = (..., *(None for _ in x.shape[2:]))
-        y = torch.addcmul(per_example(shift, ghosts)[axes], x, per_example(scale, ghosts)[axes]).to(x.dtype)
+            self._update_running(means.detach(), variances.detach(), ghosts, values_per_example)
         corrected = ChannelState(mean=means, var=variances)
         if self.source is not None:
             self.source.report(corrected)
@@ -108,16 +101,21 @@ class _KalmanNorm(nn.modules.batchnorm._BatchNorm):
         return corrected if self.prior == "raw" else affine_state(self)
 
     @torch.no_grad()
-    def _update_running(self, means: Float[Tensor, "S C"], variances: Float[Tensor, "S C"], counts: list[int]) -> None:
+    def _update_running(
+        self, means: Float[Tensor, "S C"], variances: Float[Tensor, "S C"], ghosts: Ghosts, values_per_example: int
+    ) -> None:
         """One update a batch, with the corrected statistics, since evaluation has to normalise as training does."""
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         # Without a momentum: the plain average over batches, without waiting for the device to read how many.
-        new: float | Tensor = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        new = 1 / self.num_batches_tracked.to(means.dtype) if self.momentum is None else self.momentum
         if self.running == "first":
             mean, variance = means[0], variances[0]
         else:
-            mean, variance = combine(means, variances, counts, [float(n) for n in counts], between_ghosts=True)
+            make = _shares.__wrapped__ if torch.compiler.is_compiling() else _shares
+            mean, variance = combine(means, variances, make(ghosts, values_per_example, means.dtype, means.device))
         for running, value in ((self.running_mean, mean), (self.running_var, variance)):
             running.add_((value - running) * new)
 
@@ -127,6 +125,14 @@ class _KalmanNorm(nn.modules.batchnorm._BatchNorm):
             f"{super().extra_repr()}, gain={self.gain:g}, ghost_size={self.ghost_size}, gate={self.gate}, "
             f"prior={self.prior!r}, running={self.running!r}"
         )
+
+
+@lru_cache(maxsize=256)
+def _shares(ghosts: Ghosts, values_per_example: int, dtype: torch.dtype, device: torch.device) -> Shares:
+    """Ghosts by their sizes, with the variance between them; made once for a kind of batch, since a copy to a GPU waits."""
+    counts = ghosts.counts(values_per_example)
+    weights = [float(count) for count in counts]
+    return shares(counts, weights, between_ghosts=True, dtype=dtype, device=device)
 
 
 class KalmanNorm1d(_KalmanNorm, nn.BatchNorm1d):
