@@ -2,6 +2,8 @@
 
 import copy
 import io
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -16,7 +18,13 @@ from batchwright.nn.channel_state import add_states, concatenate_states, pad_cha
 from batchwright.nn.gaussian_moments import relu_moments
 from batchwright.nn.linear_moments import linear_moments
 
-FIRST = {"resnet18": "bn1", "resnet50": "bn1", "mobilenet_v2": "features.0.1", "densenet121": "features.norm0", "unet": "inc.1"}
+FIRST = {
+    "resnet18": "bn1",
+    "resnet50": "bn1",
+    "mobilenet_v2": "features.0.1",
+    "densenet121": "features.norm0",
+    "unet": "inc.1",
+}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -138,7 +146,9 @@ def test_gradients_of_a_converted_model_meet_differences(prior):
     for _ in range(4):
         directions = [torch.randn(value.shape, generator=generator, dtype=torch.float64) for value in values]
         step = 1e-6
-        ends = [run(*(value + sign * step * way for value, way in zip(values, directions, strict=True))) for sign in (1, -1)]
+        ends = [
+            run(*(value + sign * step * way for value, way in zip(values, directions, strict=True))) for sign in (1, -1)
+        ]
         slope = sum(float((grad * way).sum()) for grad, way in zip(grads, directions, strict=True))
         assert float((ends[0] - ends[1]).detach()) / (2 * step) == pytest.approx(slope, rel=1e-6)
 
@@ -168,7 +178,10 @@ def test_a_second_pass_trains_and_models_can_be_copied_and_saved_in_between():
 
 def test_parts_of_a_model_that_are_called_by_themselves_train_too():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)))
+    model = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)),
+    )
     bw.nn.convert(model, "kalman", ghost_size=2)
     x = torch.randn(4, 3, 8, 8)
     whole = model(x)
@@ -203,15 +216,36 @@ def test_a_segment_that_is_computed_again_has_the_same_gradients():
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-5, atol=1e-6)
 
 
+COMPILED = """
+import torch
+from torch import nn
+import batchwright as bw
+torch.manual_seed(0)
+model = nn.Sequential(
+    nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)
+)
+bw.nn.convert(model, "kalman", ghost_size=2)
+compiled, x = torch.compile(model, backend="aot_eager"), torch.randn(4, 3, 8, 8)
+for _ in range(2):
+    grads = []
+    for run in (model, compiled):
+        model.zero_grad()
+        out = run(x)
+        out.cos().sum().backward()
+        grads.append([out.detach(), *(parameter.grad.clone() for parameter in model.parameters())])
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01)  # the prior follows the parameters
+print("same")
+"""
+
+
+@pytest.mark.slow
 def test_a_compiled_model_gives_the_same_numbers():
-    torch.manual_seed(0)
-    model = Block()
-    bw.nn.convert(model, "kalman", ghost_size=2)
-    x = torch.randn(4, 3, 6, 6)
-    expected = model(x)
-    compiled = torch.compile(model, backend="eager")
-    torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-5)
-    compiled(x).sum().backward()
+    """In a process of its own: the compiler does not get along with the run's checks of shapes."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "same", done.stderr[-2000:]
 
 
 def test_sampled_priors_scatter_about_those_in_closed_form():
@@ -293,7 +327,9 @@ class Inner(nn.Module):
 
 def test_a_branch_on_data_is_an_error_that_names_the_place_and_changes_nothing():
     model = Branching()
-    with pytest.raises(InputError, match=r"test_kalman_convert.py:\d+ `if x.mean\(\) > 1e6:.*in \"?'inner' \(Inner\).*example_inputs"):
+    with pytest.raises(
+        InputError, match=r"test_kalman_convert.py:\d+ `if x.mean\(\) > 1e6:.*in \"?'inner' \(Inner\).*example_inputs"
+    ):
         bw.nn.convert(model, "kalman")
     assert type(model.inner.norm) is nn.BatchNorm2d
 
@@ -319,12 +355,18 @@ def test_a_recorded_run_and_a_trace_follow_the_same_way(name):
 
 class Opaque(nn.Module):
     def forward(self, x):
-        return x if float(x.sum()) > 0 else -x
+        return x if float(x.detach().sum()) > 0 else -x
 
 
 def test_what_cannot_be_traced_and_holds_no_norm_is_passed_over():
     model = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), Opaque(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        Opaque(),
+        nn.Conv2d(4, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Conv2d(4, 4, 1),
+        nn.BatchNorm2d(4),
     )
     why = report(model, ghost_size=2)
     assert why["4"] == "starts anew, as ghost batch norm: '2' (Opaque) is not followed"

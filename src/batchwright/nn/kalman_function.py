@@ -1,7 +1,7 @@
-"""Normalising ghosts by corrected statistics: a plain form through which anything can differentiate, and a fast one for images on a CPU.
+"""Normalising ghosts by corrected statistics: a plain form that anything can differentiate, and a fast one for images on a CPU.
 
-The fast form reads the batch as often as ghost batch norm does (`ghost_rows`); what the prior adds is worked out on one number a ghost and
-channel. With means over a ghost of the output's gradient g and of g x, corrected mean μ and variance Σ, r = 1/√(Σ+ε), a = w r:
+The fast form reads the batch as often as ghost batch norm does (`ghost_rows`); what the prior adds is worked out on one number a ghost
+and channel. With means over a ghost of the output's gradient g and of g x, corrected mean μ and variance Σ, r = 1/√(Σ+ε), a = w r:
 
     P = mean(g x) - μ mean(g),   dμ = -a mean(g),   dΣ = -a r² P / 2
     dm = (1-q) (dμ + 2 q (m-p) dΣ),   dv = (1-q) dΣ,   dx = a g + dm + 2 dv (x - m)
@@ -72,7 +72,7 @@ def _plain(
     if prior is not None:
         means, variances = fuse(means, variances, prior, gain, gate)
     scale, shift = scale_and_shift(means, variances, weight, bias, eps)
-    axes = (..., *(None for _ in x.shape[2:]))
+    axes = (..., *[None] * (x.ndim - 2))
     out = torch.addcmul(per_example(shift, ghosts)[axes], x, per_example(scale, ghosts)[axes])
     return out.to(x.dtype), means, variances
 
@@ -129,7 +129,10 @@ class _Normalise(torch.autograd.Function):
         else:
             found = _gradients(grads, inputs, means, mean, var, is_open, gain, ghosts, eps)
         return (
-            *(found[place].to(inputs[place].dtype) if place in wanted and place in found else None for place in range(5)),
+            *(
+                found[place].to(inputs[place].dtype) if place in wanted and place in found else None
+                for place in range(5)
+            ),
             *(None for _ in range(4)),
         )
 

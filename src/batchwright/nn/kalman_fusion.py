@@ -45,9 +45,7 @@ def fuse(
     return fused_mean, fused_var + gain * (1 - gain) * (means - prior_mean).square()
 
 
-def gate_is_open(
-    variances: Float[Tensor, "S C"], prior_var: Float[Tensor, "R C"], gate: float
-) -> Bool[Tensor, ""]:
+def gate_is_open(variances: Float[Tensor, "S C"], prior_var: Float[Tensor, "R C"], gate: float) -> Bool[Tensor, ""]:
     """Whether the mean over ghost batches and channels of prior over batch variance is below ``gate``; closed where it is NaN."""
     with torch.no_grad():
         return (prior_var / variances).mean() < gate

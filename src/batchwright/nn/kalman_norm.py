@@ -1,8 +1,8 @@
 """Kalman normalization: the statistics of a tiny batch corrected by what the layers before it let expect.
 
-Source: Wang et al. (2018), *Kalman Normalization: Normalizing Internal Representations Across Network Layers*, NeurIPS, and its official
-code. Deviations, each with the official form as an option: the prior is that of what enters the ReLU (``prior``), it is computed in
-closed form (`state_rules`), and running statistics are those of all ghosts (``running``).
+Source: Wang et al. (2018), *Kalman Normalization: Normalizing Internal Representations Across Network Layers*, NeurIPS, and its
+official code. Deviations, each with the official form as an option: the prior is that of what enters the ReLU (``prior``), it is
+computed in closed form (`state_rules`), and running statistics are those of all ghosts (``running``).
 """
 
 import math
@@ -138,9 +138,9 @@ def _shares(ghosts: Ghosts, values_per_example: int, dtype: torch.dtype, device:
 class KalmanNorm1d(_KalmanNorm, nn.BatchNorm1d):
     """Batch normalization for tiny batches: the statistics of each ghost are corrected by a prior from the layers before.
 
-    In training the batch is cut into ghosts as by `GhostBatchNorm2d`, and each is normalised by ``q`` times the prior plus ``1 - q`` times
-    its own statistics (`kalman_fusion.fuse`), ``q`` being the gain. The prior is mean and variance of each channel as the weights of
-    the layers before let expect them; gradients flow into these weights. Without a prior, as in the first layer, this is ghost
+    In training the batch is cut into ghosts as by `GhostBatchNorm2d`, and each is normalised by ``q`` times the prior plus ``1 - q``
+    times its own statistics (`kalman_fusion.fuse`), ``q`` being the gain. The prior is mean and variance of each channel as the
+    weights of the layers before let expect them; gradients flow into these weights. Without a prior, as in the first layer, this is ghost
     batch norm; evaluation is BatchNorm's in any case, and state dicts load from BatchNorm and the other way round.
 
     The prior is no better estimate than the batch's (docs/nn.md); what helps is that it carries none of the batch's noise.

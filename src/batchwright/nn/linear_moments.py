@@ -68,9 +68,7 @@ def transposed_moments(state: ChannelState, layer: Transposed) -> ChannelState:
     return ChannelState(mean=means.mean(0), var=variances.mean(0) + means.var(0, correction=0))
 
 
-def _apply(
-    state: ChannelState, sums: Tensor, squares: Tensor, bias: Tensor | None, groups: int
-) -> ChannelState:
+def _apply(state: ChannelState, sums: Tensor, squares: Tensor, bias: Tensor | None, groups: int) -> ChannelState:
     """The two matrix products; ``sums`` and ``squares`` are ``(out, in / groups)``."""
     if groups == 1:
         mean, var = state.mean @ sums.t(), state.var @ squares.t()

@@ -83,7 +83,9 @@ def function_name(function: Any) -> str:
     if not known:
         return "?"
     bare = name.strip("_")
-    return {"iadd": "add", "radd": "add", "isub": "sub", "imul": "mul", "rmul": "mul", "itruediv": "div"}.get(bare, bare)
+    return {"iadd": "add", "radd": "add", "isub": "sub", "imul": "mul", "rmul": "mul", "itruediv": "div"}.get(
+        bare, bare
+    )
 
 
 class _Tracer(fx.Tracer):

@@ -1,8 +1,8 @@
 """Priors for all Kalman norms of a model, from the steps that a state takes through it; the model's own forward stays as it is.
 
-Closed-form priors that say what enters the ReLU depend on parameters alone. They are computed together when a forward pass of the whole
-model begins, so that a segment that is computed again in the backward pass finds the very same tensors. Raw and sampled priors depend on
-the pass and are computed when a norm asks.
+Closed-form priors that say what enters the ReLU depend on parameters alone. They are computed together when a forward pass of the
+whole model begins, so that a segment that is computed again in the backward pass finds the very same tensors. Raw and sampled
+priors depend on the pass and are computed when a norm asks.
 """
 
 from collections import Counter
@@ -105,7 +105,9 @@ class Propagation:
         if target is None:
             return None
         if self.raw or self.sampled:
-            if not self._running:  # a part of the model called by itself: what the norms before it saw is of another pass
+            if (
+                not self._running
+            ):  # a part of the model called by itself: what the norms before it saw is of another pass
                 return None
             with _full_precision(self.model):
                 self._evaluate(target)
@@ -225,6 +227,9 @@ class _SizeHook:
 @contextmanager
 def _full_precision(model: nn.Module) -> Iterator[None]:
     """No autocast: variances are sums of squares of small weights."""
-    device = next((each.device.type for each in model.parameters()), "cpu")
+    device = "cpu"
+    for parameter in model.parameters():
+        device = parameter.device.type
+        break
     with torch.autocast(device, enabled=False):
         yield

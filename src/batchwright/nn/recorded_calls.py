@@ -75,7 +75,9 @@ class _Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         plain = self._plain(args), self._plain(kwargs)
         result = func(*args, **kwargs)
-        if isinstance(result, Tensor) or (isinstance(result, tuple | list) and any(isinstance(x, Tensor) for x in result)):
+        if isinstance(result, Tensor) or (
+            isinstance(result, tuple | list) and any(isinstance(x, Tensor) for x in result)
+        ):
             self.add(Call(kind="function", target=function_name(func), args=plain[0], kwargs=plain[1]), result)
         return result
 

@@ -39,7 +39,7 @@ def sampled_moments(
     for length in size:
         check_int("size", length, at_least=1)
     gaussian = state.before or state
-    axes = (..., *(None for _ in size))
+    axes = (..., *[None] * len(size))
     noise = torch.randn(
         (*gaussian.mean.shape, *size), generator=generator, dtype=gaussian.mean.dtype, device=gaussian.mean.device
     )

@@ -95,7 +95,19 @@ SAME_MODULES = (
     nn.modules.pooling._AdaptiveMaxPoolNd,
 )
 POINTWISE_MODULES = (
-    *(nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.ELU, nn.SELU, nn.CELU),
+    *(
+        nn.GELU,
+        nn.SiLU,
+        nn.Mish,
+        nn.Hardswish,
+        nn.Hardsigmoid,
+        nn.Sigmoid,
+        nn.Tanh,
+        nn.Softplus,
+        nn.ELU,
+        nn.SELU,
+        nn.CELU,
+    ),
     *(nn.Softsign, nn.Hardtanh),
 )
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -126,7 +138,14 @@ def _module_step(path: str, module: nn.Module, inputs: tuple[int, ...]) -> Step:
 
 SAME_FUNCTIONS = {
     *("max_pool1d", "max_pool2d", "max_pool3d", "boolean_dispatch", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
-    *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool2d", "interpolate", "upsample"),
+    *(
+        "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d",
+        "adaptive_avg_pool3d",
+        "adaptive_max_pool2d",
+        "interpolate",
+        "upsample",
+    ),
     *("contiguous", "clone", "detach", "to", "float", "double", "half", "bfloat16", "type_as", "squeeze", "identity"),
 }
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from batchwright.nn import convert
 
@@ -54,8 +55,16 @@ ARMS: Mapping[str, Arm] = {
 }
 
 
-def with_norm(model: nn.Module, arm: str, generator: torch.Generator) -> nn.Module:
-    """The network with the norm of an arm; ``generator`` is of the samples of those that draw."""
-    chosen = ARMS[arm]
-    drawn = {"generator": generator} if chosen.options.get("propagate") == "sampled" else {}
-    return convert(model, chosen.to, **chosen.options, **drawn).model
+def with_norm(model: nn.Module, arm: str, generator: torch.Generator, example: Float[Tensor, "B C H W"]) -> nn.Module:
+    """The network with the norm of an arm.
+
+    Args:
+        model: With batch norm; changed in place.
+        arm: Name of the arm.
+        generator: Of the samples of those that draw.
+        example: Images that the network takes; one run on them is followed, since a checker of shapes refuses a trace.
+    """
+    chosen, more = ARMS[arm], {}
+    if chosen.to == "kalman":
+        more = {"example_inputs": example, "generator": generator}
+    return convert(model, chosen.to, **chosen.options, **more).model

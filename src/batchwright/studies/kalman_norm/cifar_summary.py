@@ -40,7 +40,10 @@ def subset_rows(results: Results) -> list[Row]:
         measured, verdict = judge(found, low, INF)
         note = ""
         if found:
-            ends = [sum(value(results, SUBSET, arm, seed, "accuracy") for seed in seeds) / len(seeds) for arm in (first, second)]
+            ends = [
+                sum(value(results, SUBSET, arm, seed, "accuracy") for seed in seeds) / len(seeds)
+                for arm in (first, second)
+            ]
             note = f"{ends[0]:.2f} and {ends[1]:.2f} %"
         rows.append(
             Row(
@@ -114,4 +117,3 @@ def published_rows(results: Results) -> list[Row]:
             )
         )
     return rows
-

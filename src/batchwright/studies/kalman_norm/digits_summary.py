@@ -1,7 +1,7 @@
 """Rows and figures of the digits: how far Kalman normalization is from ghost batch norm and from the full batch, and why.
 
-Differences are between runs of one seed, which begin with the same weights and see the same batches. Numbers printed as published are those
-of the spec sheet's own run of the method as coded, six seeds.
+Differences are between runs of one seed, which begin with the same weights and see the same batches. Numbers printed as published
+are those of the spec sheet's own run of the method as coded, six seeds.
 """
 
 import math
@@ -37,7 +37,14 @@ def accuracy_rows(results: Results) -> list[Row]:
     rows.append(_difference(results, low, "kalman-code", "ghost-code", 10.0, INF, "as in the official code", 21.76))
     rows.append(
         _difference(
-            results, high, "ghost", "ghost-code", 0.0, INF, "running statistics of one ghost handicap ghost batch norm", 1.22
+            results,
+            high,
+            "ghost",
+            "ghost-code",
+            0.0,
+            INF,
+            "running statistics of one ghost handicap ghost batch norm",
+            1.22,
         )
     )
     rows.append(_difference(results, high, "kalman-raw", "group", 0.0, INF, "above group norm", 12.03))
@@ -108,7 +115,10 @@ def mechanism_rows(results: Results) -> list[Row]:
     table = TABLES["digits-lr-0.1"]
     seeds = [seed for seed in seeds_of(results, table, "kalman-raw") if seed in seeds_of(results, table, "ghost")]
     if seeds:
-        top, bottom = (dict(zip(seeds_of(results, table, arm), values(results, table, arm, "loss"), strict=True)) for arm in ("kalman-raw", "ghost"))
+        top, bottom = (
+            dict(zip(seeds_of(results, table, arm), values(results, table, arm, "loss"), strict=True))
+            for arm in ("kalman-raw", "ghost")
+        )
         measured, verdict = judge_each([top[seed] / bottom[seed] for seed in seeds], 0.0, 0.2)
         rows.append(
             Row(
@@ -165,8 +175,8 @@ def table_figure(results: Results, tables: Sequence[Table], name: str, title: st
     return StudyFigure(
         name=name,
         title=title,
-        caption="Seeds share training and test images and differ in initial weights and order; the same seed begins with the same weights "
-        "in every column.",
+        caption="Seeds share training and test images and differ in initial weights and order; the same seed begins with the "
+        "same weights in every column.",
         panels=tuple(panels),
         columns=min(2, len(panels)),
     )
@@ -193,7 +203,11 @@ def statistics_figure(results: Results) -> StudyFigure | None:
             )
         panels.append(
             Panel(
-                title=label, x_name="", y_name=label, series=tuple(series), y_log=True,
+                title=label,
+                x_name="",
+                y_name=label,
+                series=tuple(series),
+                y_log=True,
                 x_ticks=tuple(ARMS[arm].label for arm in arms),
             )
         )

@@ -53,7 +53,9 @@ def gain_zero_error(seed: int) -> float:
         out: Tensor = layer(given, *arguments)
         (out * slope).sum().backward()
         assert isinstance(layer, nn.BatchNorm2d)
-        found.append([out.detach(), given.grad, layer.weight.grad, layer.bias.grad, layer.running_mean, layer.running_var])
+        found.append(
+            [out.detach(), given.grad, layer.weight.grad, layer.bias.grad, layer.running_mean, layer.running_var]
+        )
     return max(float((a - b).abs().max()) for a, b in zip(*found, strict=True))  # type: ignore[operator]
 
 
@@ -76,7 +78,9 @@ def mixture_errors(seed: int) -> Mapping[str, float]:
     gain, means, variances = 0.3, (0.4, 2.0), (1.7, 0.8)
     from_prior = torch.rand(NUM_SAMPLES, generator=generator) < gain
     noise = torch.randn(NUM_SAMPLES, generator=generator, dtype=torch.float64)
-    drawn = torch.where(from_prior, means[0] + math.sqrt(variances[0]) * noise, means[1] + math.sqrt(variances[1]) * noise)
+    drawn = torch.where(
+        from_prior, means[0] + math.sqrt(variances[0]) * noise, means[1] + math.sqrt(variances[1]) * noise
+    )
     prior = ChannelState(mean=torch.tensor([[means[0]]]).double(), var=torch.tensor([[variances[0]]]).double())
     mean, var = fuse(torch.tensor([[means[1]]]).double(), torch.tensor([[variances[1]]]).double(), prior, gain)
     return _relative(mean, var, drawn)

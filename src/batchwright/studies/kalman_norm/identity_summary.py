@@ -23,7 +23,13 @@ def identity_rows(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
         _row("mixture rule against 2e6 samples: variance", "within 0.5 %", mixture["var"], 0, 0.005),
         _row("ReLU moments against 2e6 samples: mean", "within 0.5 %", relu["mean"], 0, 0.005),
         _row("ReLU moments against 2e6 samples: variance", "within 0.5 %", relu["var"], 0, 0.005),
-        _row("closed form through a convolution, valid padding: error of the mean", "0.001", found["valid"]["mean"], 0, 0.01),
+        _row(
+            "closed form through a convolution, valid padding: error of the mean",
+            "0.001",
+            found["valid"]["mean"],
+            0,
+            0.01,
+        ),
         _row("the same: sampled over closed variance", "1.000", found["valid"]["var_ratio"], 0.995, 1.005),
         _row(
             "four ghosts of two channels padded by one on both sides: rows that are right",

@@ -49,13 +49,13 @@ TABLES = {
             name="digits-lr-0.1",
             title="Digits, 10 epochs, lr 0.1",
             arms=MAIN,
-            num_seeds={"tiny": 2, "smoke": 2, "laptop": 12},
+            num_seeds={"tiny": 2, "smoke": 2, "laptop": 6},
         ),
         Table(
             name="digits-lr-0.03",
             title="Digits, 10 epochs, lr 0.03",
             arms=MAIN,
-            num_seeds={"laptop": 12},
+            num_seeds={"laptop": 6},
             lr=0.03,
         ),
         Table(
@@ -116,7 +116,11 @@ def run_name(table: Table, arm: str, seed: int) -> str:
 
 def cells(preset: str, seed: int) -> Sequence[Cell]:
     """The cells of a preset: whole seeds of all tables one after another, so that a study that is stopped has whole seeds."""
-    found = [] if preset in ("middle", "paper") else [Cell(name="identities", run=run_identities, arguments={"seed": seed}, weight=1e6)]
+    found = (
+        []
+        if preset in ("middle", "paper")
+        else [Cell(name="identities", run=run_identities, arguments={"seed": seed}, weight=1e6)]
+    )
     most = max((table.num_seeds.get(preset, 0) for table in TABLES.values()), default=0)
     for index in range(most):
         for table in TABLES.values():

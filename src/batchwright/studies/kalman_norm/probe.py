@@ -1,7 +1,7 @@
 """How far the statistics that normalise are from those of the whole batch, and how much they scatter from ghost to ghost.
 
-Source: spec sheet of the study, section 4.6: mean error ``(m̂ - m)² / v`` and log-variance error ``(log v̂/v)²`` over ghosts and channels, with
-``m`` and ``v`` of the whole batch; of the batch's own statistics and of the corrected ones.
+Source: spec sheet of the study, section 4.6: mean error ``(m̂ - m)² / v`` and log-variance error ``(log v̂/v)²`` over ghosts and
+channels, with ``m`` and ``v`` of the whole batch; of the batch's own statistics and of the corrected ones.
 """
 
 from collections.abc import Mapping

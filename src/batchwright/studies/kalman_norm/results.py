@@ -32,18 +32,14 @@ def differences(
 ) -> tuple[list[int], list[float]]:
     """Seeds that both arms have, which begin with the same weights and see the same batches, and ``first`` less ``second`` in each."""
     shared = _shared(results, table, first, second)
-    found = [
-        value(results, table, first, seed, name) - value(results, table, second, seed, name) for seed in shared
-    ]
+    found = [value(results, table, first, seed, name) - value(results, table, second, seed, name) for seed in shared]
     return shared, found
 
 
 def ratios(results: Results, table: Table, arm: str, top: str, bottom: str) -> tuple[list[int], list[float]]:
     """Seeds of an arm, and one of its numbers over another in each."""
     seeds = seeds_of(results, table, arm)
-    return seeds, [
-        value(results, table, arm, seed, top) / value(results, table, arm, seed, bottom) for seed in seeds
-    ]
+    return seeds, [value(results, table, arm, seed, top) / value(results, table, arm, seed, bottom) for seed in seeds]
 
 
 def _shared(results: Results, table: Table, first: str, second: str) -> Sequence[int]:

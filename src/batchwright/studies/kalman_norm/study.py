@@ -22,8 +22,8 @@ from batchwright.studies.study import Study, Summary
 NOTES = (
     "The gradient's batch is 128 in every run; ghosts of two are what the norms see.",
     "Running statistics are of all ghosts, with the variance between their means, unless a column says 'as coded'.",
-    "The published numbers of the digits are those of the spec sheet's own runs, not of the paper, which has no such table; its data split "
-    "and seeds are others.",
+    "The published numbers of the digits are those of the spec sheet's own runs, not of the paper, which has no such table; its "
+    "data split and seeds are others.",
 )
 
 

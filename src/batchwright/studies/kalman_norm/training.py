@@ -56,8 +56,8 @@ def run_arm(
         probed: Whether the statistics are measured in the last epoch.
 
     Returns:
-        ``accuracy`` in percent on the test images, ``loss``, the mean training loss of the last epoch, ``curve``, the accuracy after each
-        epoch of this part where there is more than one part, and what the probe found.
+        ``accuracy`` in percent on the test images, ``loss``, the mean training loss of the last epoch, ``curve``, the accuracy after
+        each epoch of this part where there is more than one part, and what the probe found.
 
     Raises:
         RecordError: If the state of the part before is missing.
@@ -67,7 +67,7 @@ def run_arm(
     names = ("kalman-norm", data, num_blocks, arm, lr, num_epochs)
     drawn = torch.Generator(place.device)
     drawn.manual_seed(stream(seed, *(str(name) for name in names), "fields", part).initial_seed())
-    model = with_norm(model, arm, drawn).to(place.device)
+    model = with_norm(model.to(place.device), arm, drawn, problem.inputs[:2])
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     stem = "-".join(str(name) for name in (data, num_blocks, arm, f"{lr:g}", num_epochs, seed))
     first = part * part_epochs
