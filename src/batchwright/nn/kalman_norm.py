@@ -139,9 +139,9 @@ class KalmanNorm1d(_KalmanNorm, nn.BatchNorm1d):
     """Batch normalization for tiny batches: the statistics of each ghost are corrected by a prior from the layers before.
 
     In training the batch is cut into ghosts as by `GhostBatchNorm2d`, and each is normalised by ``q`` times the prior plus ``1 - q``
-    times its own statistics (`kalman_fusion.fuse`), ``q`` being the gain. The prior is mean and variance of each channel as the
-    weights of the layers before let expect them; gradients flow into these weights. Without a prior, as in the first layer, this is ghost
-    batch norm; evaluation is BatchNorm's in any case, and state dicts load from BatchNorm and the other way round.
+    times its own statistics (`kalman_fusion.fuse`), ``q`` being the gain. The prior is mean and variance of each channel as
+    the weights of the layers before let expect them; gradients flow into these weights. Without a prior, as in the first layer, this is
+    ghost batch norm; evaluation is BatchNorm's in any case, and state dicts load from BatchNorm and the other way round.
 
     The prior is no better estimate than the batch's (docs/nn.md); what helps is that it carries none of the batch's noise.
 

@@ -123,8 +123,11 @@ def _calls(graph: fx.Graph) -> list[Call]:
     kinds = {"placeholder": "input", "call_module": "module", "get_attr": "value"}
     index = {node: place for place, node in enumerate(graph.nodes)}
 
+    def reference(node: fx.Node) -> Any:
+        return Ref(index[node])
+
     def plain(value: Any) -> Any:
-        return fx.node.map_arg(value, lambda node: Ref(index[node]))
+        return fx.node.map_arg(value, reference)
 
     return [
         Call(

@@ -6,7 +6,7 @@ priors depend on the pass and are computed when a norm asks.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -52,19 +52,21 @@ class Propagation:
 
     def attach(self) -> None:
         """Give every Kalman norm of the model its source, and the model the hooks; those of an earlier propagation go."""
-        for hooks in (self.model._forward_pre_hooks, self.model._forward_hooks):
-            for key, hook in list(hooks.items()):
-                if isinstance(getattr(hook, "__self__", None), Propagation):
-                    del hooks[key]
+        for module in self.model.modules():
+            hooks: MutableMapping[int, Any]
+            for hooks in (module._forward_pre_hooks, module._forward_hooks):
+                for key, hook in list(hooks.items()):
+                    if isinstance(hook, _SizeHook) or isinstance(getattr(hook, "__self__", None), Propagation):
+                        del hooks[key]
         for path in self.place:
             norm = self.model.get_submodule(path)
             if isinstance(norm, KalmanNorm1d | KalmanNorm2d):
                 norm.source = PriorSource(self, path)
         self.model.register_forward_pre_hook(self.begin)
         self.model.register_forward_hook(self.end, always_call=True)
-        for path in {step.module for step in self.steps if step.rule == "layer"} if self.sampled else ():
-            assert path is not None
-            self.model.get_submodule(path).register_forward_pre_hook(_SizeHook(self, path))
+        layers = {step.module for step in self.steps if step.rule == "layer" and step.module} if self.sampled else set()
+        for layer in sorted(layers):
+            self.model.get_submodule(layer).register_forward_pre_hook(_SizeHook(self, layer))
 
     def _forget(self) -> None:
         self._states: States = {}

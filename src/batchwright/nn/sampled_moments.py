@@ -50,7 +50,7 @@ def sampled_moments(
     bias = None if layer.bias is None else layer.bias.to(dtype)
     if layer.padding_mode == "zeros":
         convolve = CONVOLVE[len(size)]
-        out = convolve(field, layer.weight.to(dtype), bias, layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[operator]
+        out = convolve(field, layer.weight.to(dtype), bias, layer.stride, layer.padding, layer.dilation, layer.groups)
     else:
         out = layer._conv_forward(field, layer.weight.to(dtype), bias)
     pixels = tuple(range(2, out.ndim))

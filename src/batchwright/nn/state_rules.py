@@ -116,7 +116,7 @@ def _transposed(states: Sequence[ChannelState], module: nn.Module | None, option
 
 def _dropout(states: Sequence[ChannelState], module: nn.Module | None, options: Options) -> ChannelState:
     """Kept with probability 1 - p and divided by it: the mean stays, the second moment is divided by 1 - p."""
-    rate = float(getattr(module, "p", options.get("rate", 0.5)))
+    rate = float(options.get("rate", 0.5)) if module is None else float(getattr(module, "p", 0.5))
     active = module.training if module is not None else bool(options.get("training", True))
     if not active or rate in (0.0, 1.0):
         return states[0]

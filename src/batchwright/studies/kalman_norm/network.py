@@ -73,4 +73,5 @@ class _Block(nn.Module):
         if self.halves:
             shortcut = functional.avg_pool2d(images, 2)
             shortcut = functional.pad(shortcut, (0, 0, 0, 0, self.new_channels, self.new_channels))
-        return shortcut + hidden
+        total: Tensor = shortcut + hidden
+        return total

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from batchwright.nn import ChannelState, KalmanNorm2d
 from batchwright.nn.ghost_statistics import Ghosts, moments
+from batchwright.nn.kalman_norm import Source
 
 NAMES = ("mean_error", "var_error", "scatter")
 
@@ -66,13 +67,13 @@ class Probe:
 class _Tap:
     """A source that remembers what its norm found."""
 
-    def __init__(self, source: object) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
         self.corrected: ChannelState | None = None
 
     def prior(self) -> ChannelState | None:
-        return self.source.prior()  # type: ignore[attr-defined,no-any-return]
+        return self.source.prior()
 
     def report(self, corrected: ChannelState) -> None:
         self.corrected = corrected
-        self.source.report(corrected)  # type: ignore[attr-defined]
+        self.source.report(corrected)

@@ -1,7 +1,7 @@
 """Reading the results of the runs: one value a seed of each arm, and differences between arms of the same seed."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from batchwright.studies.kalman_norm.presets import Table, num_parts, run_name
@@ -42,7 +42,7 @@ def ratios(results: Results, table: Table, arm: str, top: str, bottom: str) -> t
     return seeds, [value(results, table, arm, seed, top) / value(results, table, arm, seed, bottom) for seed in seeds]
 
 
-def _shared(results: Results, table: Table, first: str, second: str) -> Sequence[int]:
+def _shared(results: Results, table: Table, first: str, second: str) -> list[int]:
     return [seed for seed in seeds_of(results, table, first) if seed in seeds_of(results, table, second)]
 
 
