@@ -156,12 +156,11 @@ def test_only_what_is_wanted_is_differentiated(wanted):
         assert (layer.weight.grad is None) == (wanted == "input")
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_second_derivatives_by_gradgradcheck(name):
+def test_second_derivatives_by_gradgradcheck():
     torch.manual_seed(0)
-    shape = (5, 2, *SHAPES[name][2:]) if name != "long rows" else (5, 1, 4, 4)
-    x = torch.randn(shape[0], shape[1], 4, 4, dtype=torch.float64).requires_grad_()
-    layer = GhostBatchNorm2d(shape[1], ghost_size=2, dtype=torch.float64, track_running_stats=False)
+    x = torch.randn(5, 1, 4, 4, dtype=torch.float64, requires_grad=True)
+    layer = GhostBatchNorm2d(1, ghost_size=2, dtype=torch.float64, track_running_stats=False)
+    assert ghost_function._form(x, Ghosts.of_batch(5, 2, 16)) is ghost_rows
     assert torch.autograd.gradcheck(layer, (x,))
     assert torch.autograd.gradgradcheck(layer, (x,))
 
