@@ -1,5 +1,7 @@
 """Normalization layers for large and for tiny batches, and what puts them into a model that exists."""
 
+from batchwright.nn.batch_renorm import BatchRenorm1d, BatchRenorm2d
+from batchwright.nn.calibrate import calibrate
 from batchwright.nn.channel_state import ChannelState
 from batchwright.nn.conversion import Change, Conversion, Kept
 from batchwright.nn.convert import convert
@@ -9,6 +11,8 @@ from batchwright.nn.registry import REGISTRY
 
 __all__ = [
     "REGISTRY",
+    "BatchRenorm1d",
+    "BatchRenorm2d",
     "Change",
     "ChannelState",
     "Conversion",
@@ -18,5 +22,6 @@ __all__ = [
     "KalmanNorm1d",
     "KalmanNorm2d",
     "Kept",
+    "calibrate",
     "convert",
 ]

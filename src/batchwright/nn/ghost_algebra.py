@@ -21,26 +21,29 @@ def scale_and_shift(
 
 
 def input_gradient(
-    mean_grad: Float[Tensor, "K C"],
-    mean_product: Float[Tensor, "K C"],
+    grads: Float[Tensor, "K C"],
+    products: Float[Tensor, "K C"],
     means: Float[Tensor, "K C"],
     variances: Float[Tensor, "K C"],
     weight: Float[Tensor, " C"] | None,
     eps: float,
+    inverse_counts: Float[Tensor, "#K 1"],
 ) -> tuple[Float[Tensor, "K C"], Float[Tensor, "K C"], Float[Tensor, "K C"], Float[Tensor, "K C"]]:
-    """``a, b, c`` such that ``a grad + b x + c`` is the gradient for ``x``, and the mean of ``grad`` times the normalised ``x``.
+    """``a, b, c`` such that ``a grad + b x + c`` is the gradient for ``x``, and the sum of ``grad`` times the normalised ``x``.
 
     Args:
-        mean_grad: Mean over a ghost of the gradient for the output.
-        mean_product: Mean over a ghost of that gradient times ``x``.
+        grads: Sum over a ghost of the gradient for the output.
+        products: Sum over a ghost of that gradient times ``x``.
         means: Of ``x``.
         variances: Of ``x``, biased.
         weight: Scale; None for 1.
         eps: Added to the variance.
+        inverse_counts: One over the values a channel in a ghost.
     """
     inverse = torch.rsqrt(variances + eps)
     scale = inverse if weight is None else inverse * weight
-    normalised = torch.addcmul(mean_product, means, mean_grad, value=-1).mul_(inverse)
-    slope = (scale * inverse).mul_(normalised).neg_()
-    shift = torch.addcmul(slope * means, scale, mean_grad).neg_()
+    normalised = torch.addcmul(products, means, grads, value=-1).mul_(inverse)
+    factor = scale * inverse_counts
+    slope = (factor * inverse).mul_(normalised).neg_()
+    shift = torch.addcmul(slope * means, factor, grads).neg_()
     return scale, slope, shift, normalised

@@ -71,14 +71,14 @@ class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
         parts = make(
             ghosts, values_per_example, self.running, self.between_ghosts, self.momentum, means.dtype, means.device
         )
-        if (
-            self.momentum is None
-        ):  # a plain average over all updates so far, without waiting for the device to read how many
-            new = num_updates / self.num_batches_tracked.to(means.dtype)
+        new: Any
+        if self.momentum is None:
+            # A plain average over all updates so far, without waiting for the device to read how many.
+            new = num_updates / self.num_batches_tracked.to(self.running_mean.dtype)
         else:
             new = parts.total if self.running == "ghosts" else self.momentum
         for running, value in zip((self.running_mean, self.running_var), combine(means, variances, parts), strict=True):
-            running.add_((value - running) * new)
+            running.lerp_(value.to(running.dtype), new)
 
     def extra_repr(self) -> str:
         """Options, torch's first."""

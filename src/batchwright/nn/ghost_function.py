@@ -18,7 +18,7 @@ from batchwright.nn.ghost_statistics import Ghosts, moments, per_example
 # Rows shorter than this cost more in bookkeeping than they save.
 MIN_ROW = 12
 # Values of a ghost from which a call of torch's kernel costs little beside its work.
-MIN_BLOCK = 2**13
+MIN_BLOCK = 2**15
 
 
 def normalise(
@@ -82,7 +82,7 @@ def _form(x: Tensor, ghosts: Ghosts) -> ModuleType:
         values = math.prod(x.shape[2:])
         if values >= MIN_ROW and x.is_contiguous():
             return ghost_rows
-        if _channels_last(x) and ghosts.size * values * x.shape[1] >= MIN_BLOCK:
+        if _channels_last(x) and ghosts.size * values * x.shape[1] > MIN_BLOCK:
             return ghost_blocks
     return ghost_segments
 
@@ -99,6 +99,7 @@ class _Normalise(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, ghosts: Ghosts, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         wide, weight_wide, bias_wide = _wide(x, weight, bias)
+        out: Tensor
         out, means, variances = _form(wide, ghosts).forward(wide, weight_wide, bias_wide, ghosts, eps)
         ctx.save_for_backward(x, weight, bias, means, variances)
         ctx.ghosts, ctx.eps = ghosts, eps
@@ -108,34 +109,26 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, means, variances = ctx.saved_tensors
+        wanted = [
+            want and tensor is not None for want, tensor in zip(ctx.needs_input_grad, (x, weight, bias), strict=False)
+        ]
         if torch.is_grad_enabled():  # a graph of the gradient is asked for: the plain form gives it
             out = _plain(x, *moments(x, ctx.ghosts), weight, bias, ctx.ghosts, ctx.eps)
-            inputs = [
-                tensor
-                for tensor, wanted in zip((x, weight, bias), ctx.needs_input_grad, strict=False)
-                if wanted and tensor is not None
-            ]
+            inputs = [tensor for tensor, want in zip((x, weight, bias), wanted, strict=True) if want]
             found = iter(torch.autograd.grad(out, inputs, grad, create_graph=True))
-        else:
-            wide, weight_wide, _ = _wide(x, weight, None)
-            # The gradient lies in memory as the batch does: the forms walk through both together.
-            like = torch.empty_like(wide).copy_(grad) if grad.stride() != wide.stride() else grad.to(wide.dtype)
-            grads = _form(wide, ctx.ghosts).backward(
-                like, wide, weight_wide, means, variances, ctx.ghosts, ctx.eps, ctx.needs_input_grad[0]
-            )
-            found = iter(
-                value.to(tensor.dtype)
-                for value, tensor, wanted in zip(grads, (x, weight, bias), ctx.needs_input_grad, strict=False)
-                if wanted and tensor is not None
-            )
-        return (
-            *(
-                next(found) if wanted and tensor is not None else None
-                for tensor, wanted in zip((x, weight, bias), ctx.needs_input_grad, strict=False)
-            ),
-            None,
-            None,
+            graphed: tuple[Tensor | None, ...] = tuple(next(found) if want else None for want in wanted)
+            return (*graphed, None, None)
+        wide, weight_wide = _wide(x, weight, None)[:2]
+        # The gradient lies in memory as the batch does: the forms walk through both together.
+        like = torch.empty_like(wide).copy_(grad) if grad.stride() != wide.stride() else grad.to(wide.dtype)
+        found_grads: tuple[Tensor, ...] = _form(wide, ctx.ghosts).backward(
+            like, wide, weight_wide, means, variances, ctx.ghosts, ctx.eps, wanted[0]
         )
+        narrow: tuple[Tensor | None, ...] = tuple(
+            value.to(tensor.dtype) if want else None
+            for value, tensor, want in zip(found_grads, (x, weight, bias), wanted, strict=True)
+        )
+        return (*narrow, None, None)
 
 
 def _wide(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:

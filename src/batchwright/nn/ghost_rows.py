@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from batchwright.nn.ghost_algebra import input_gradient, scale_and_shift
-from batchwright.nn.ghost_statistics import Ghosts, ghost_means, per_example
+from batchwright.nn.ghost_statistics import Ghosts, ghost_sums, per_example
 
 # Above this ratio of mean square to variance the difference of two sums has lost too many digits in float32, and torch's own
 # statistics, summed in float64, take its place.
 MAX_OFFSET = 32.0
+# Rows shorter than this are scaled and shifted in two passes, which cost less a row.
+SHORT_ROW = 256
 
 
 def forward(
@@ -30,10 +32,11 @@ def statistics(x: Tensor, ghosts: Ghosts) -> tuple[Tensor, Tensor]:
     """Means and biased variances."""
     rows = _rows(x)
     squares, sums = _products(rows, rows)
-    means = _means(sums, x, ghosts)
-    mean_squares = _means(squares, x, ghosts)
+    inverse_counts = ghosts.inverse_counts(math.prod(x.shape[2:]), x.dtype)
+    means = ghost_sums(sums.view(x.shape[:2]), ghosts).mul_(inverse_counts)
+    mean_squares = ghost_sums(squares.view(x.shape[:2]), ghosts).mul_(inverse_counts)
     variances = torch.addcmul(mean_squares, means, means, value=-1)
-    if float(torch.sub(mean_squares, variances, alpha=MAX_OFFSET).max()) > 0:
+    if torch.sub(mean_squares, variances, alpha=MAX_OFFSET).max().item() > 0:
         means, variances = _exact(rows, x, ghosts)
     return means, variances
 
@@ -70,10 +73,11 @@ def backward(
     """Gradients for the input (empty where not wanted), the scale and the shift."""
     rows, grads = _rows(x), _rows(grad)
     products, sums = _products(rows, grads)
-    mean_grad, mean_product = _means(sums, x, ghosts), _means(products, x, ghosts)
-    *factors, normalised = input_gradient(mean_grad, mean_product, means, variances, weight, eps)
-    counts = ghosts.counts_like(means, math.prod(x.shape[2:]))
-    grad_weight, grad_bias = (normalised * counts).sum(dim=0), sums.view(x.shape[:2]).sum(dim=0)
+    ghost_products = ghost_sums(products.view(x.shape[:2]), ghosts)
+    ghost_grads = ghost_sums(sums.view(x.shape[:2]), ghosts)
+    inverse_counts = ghosts.inverse_counts(math.prod(x.shape[2:]), x.dtype)
+    *factors, normalised = input_gradient(ghost_grads, ghost_products, means, variances, weight, eps, inverse_counts)
+    grad_weight, grad_bias = normalised.sum(dim=0), ghost_grads.sum(dim=0)
     if not wants_input:
         return x.new_empty(0), grad_weight, grad_bias
     scale, slope, shift = _row_values(tuple(factors), ghosts)
@@ -95,14 +99,12 @@ def _products(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _affine(rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """``scale * rows + shift``: batch norm in evaluation, with mean 0 and variance 1."""
+    """``scale * rows + shift``."""
+    if rows.shape[2] < SHORT_ROW:
+        return (rows * scale[None, :, None]).add_(shift[None, :, None])
+    # Batch norm in evaluation, with mean 0 and variance 1: one pass, at some cost a row.
     zeros, ones = torch.zeros_like(scale), torch.ones_like(scale)
     return torch.native_batch_norm(rows, scale, shift, zeros, ones, False, 0.0, 0.0)[0]
-
-
-def _means(sums: Tensor, x: Tensor, ghosts: Ghosts) -> Tensor:
-    """Means over ghosts from sums over rows."""
-    return ghost_means(sums.view(x.shape[:2]), ghosts).mul_(1.0 / math.prod(x.shape[2:]))
 
 
 def _exact(rows: Tensor, x: Tensor, ghosts: Ghosts) -> tuple[Tensor, Tensor]:
@@ -110,15 +112,18 @@ def _exact(rows: Tensor, x: Tensor, ghosts: Ghosts) -> tuple[Tensor, Tensor]:
     row_means, row_variances = (
         value.view(x.shape[:2]) for value in torch.batch_norm_update_stats(rows, None, None, 0.0)
     )
-    means = ghost_means(row_means, ghosts)
-    return means, ghost_means(row_variances + (row_means - per_example(means, ghosts)).square(), ghosts)
+    inverse_sizes = ghosts.inverse_counts(1, x.dtype)
+    means = ghost_sums(row_means, ghosts) * inverse_sizes
+    deviations = row_means - per_example(means, ghosts)
+    return means, ghost_sums(torch.addcmul(row_variances, deviations, deviations), ghosts) * inverse_sizes
 
 
 def _row_values(values: tuple[Tensor, ...], ghosts: Ghosts) -> tuple[Tensor, ...]:
     """The values of its ghost for each row."""
     stacked = torch.stack(values)
-    head = stacked[:, : ghosts.num_equal, None].expand(-1, -1, ghosts.size, -1).reshape(len(values), -1)
+    head = stacked[:, : ghosts.num_equal] if ghosts.last else stacked
+    expanded = head.unsqueeze(2).expand(-1, -1, ghosts.size, -1).reshape(len(values), -1)
     if ghosts.last:
         tail = stacked[:, ghosts.num_equal :].expand(-1, ghosts.last, -1).reshape(len(values), -1)
-        head = torch.cat([head, tail], dim=1)
-    return head.unbind()
+        expanded = torch.cat([expanded, tail], dim=1)
+    return expanded.unbind()

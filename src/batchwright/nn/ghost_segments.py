@@ -14,13 +14,13 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output, means and biased variances."""
     parts = _cut(x, ghosts)
-    all_means, all_variances = [], []
-    for part in parts:
-        axes = _axes(part)
-        mean = part.mean(dim=axes, keepdim=True)
-        all_means.append(mean.flatten(1))
-        all_variances.append((part - mean).square_().mean(dim=axes))
-    means, variances = _joined(all_means), _joined(all_variances)
+    axes = _axes(x)
+    inverse_counts = ghosts.inverse_counts(math.prod(x.shape[2:]), x.dtype, x.device)
+    means = _joined([part.sum(dim=axes) for part in parts]).mul_(inverse_counts)
+    squares = [
+        (part - mean).square_().sum(dim=axes) for part, mean in zip(parts, _values(means, x, ghosts), strict=True)
+    ]
+    variances = _joined(squares).mul_(inverse_counts)
     scale, shift = scale_and_shift(means, variances, weight, bias, eps)
     out = torch.empty_like(x)
     for target, part, a, b in zip(
@@ -41,12 +41,12 @@ def backward(
     wants_input: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients for the input (empty where not wanted), the scale and the shift."""
-    parts, grads = _cut(x, ghosts), _cut(grad, ghosts)
-    mean_grad = _joined([part.mean(dim=_axes(part)) for part in grads])
-    mean_product = _joined([(a * b).mean(dim=_axes(a)) for a, b in zip(parts, grads, strict=True)])
-    *factors, normalised = input_gradient(mean_grad, mean_product, means, variances, weight, eps)
-    counts = ghosts.counts_like(means, math.prod(x.shape[2:]))
-    grad_weight, grad_bias = (normalised * counts).sum(dim=0), (mean_grad * counts).sum(dim=0)
+    parts, grads, axes = _cut(x, ghosts), _cut(grad, ghosts), _axes(x)
+    ghost_grads = _joined([part.sum(dim=axes) for part in grads])
+    products = _joined([(a * b).sum(dim=axes) for a, b in zip(parts, grads, strict=True)])
+    inverse_counts = ghosts.inverse_counts(math.prod(x.shape[2:]), x.dtype, x.device)
+    *factors, normalised = input_gradient(ghost_grads, products, means, variances, weight, eps, inverse_counts)
+    grad_weight, grad_bias = normalised.sum(dim=0), ghost_grads.sum(dim=0)
     if not wants_input:
         return x.new_empty(0), grad_weight, grad_bias
     grad_x = torch.empty_like(x)
@@ -63,8 +63,9 @@ def _cut(x: Tensor, ghosts: Ghosts) -> list[Tensor]:
     return [*parts, x[head:].unsqueeze(0)] if ghosts.last else parts
 
 
-def _axes(part: Tensor) -> tuple[int, ...]:
-    return (1, *range(3, part.ndim))
+def _axes(x: Tensor) -> tuple[int, ...]:
+    """The axes of a part that a ghost's sums are over."""
+    return (1, *range(3, x.ndim + 1))
 
 
 def _joined(values: list[Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ one; here they are those of one BatchNorm update after another, which do.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -64,13 +65,20 @@ class Ghosts:
         sizes = [self.size] * self.num_equal + [self.last] * (self.last > 0)
         return [size * values_per_example for size in sizes]
 
-    def counts_like(self, values: Float[Tensor, "K C"], values_per_example: int) -> Float[Tensor, "K 1"] | float:
-        """`counts`, to multiply values of the ghosts by."""
-        if not self.last:
-            return float(self.size * values_per_example)
-        counts = values.new_full((self.num, 1), float(self.size * values_per_example))
-        counts[-1] = float(self.last * values_per_example)
-        return counts
+    def inverse_counts(
+        self, values_per_example: int, dtype: torch.dtype, device: torch.device | None = None
+    ) -> Float[Tensor, "#K 1"]:
+        """One over the values of one channel in each ghost; one number where all are equal."""
+        return _inverse_counts(self, values_per_example, dtype, device)
+
+
+@lru_cache(maxsize=64)
+def _inverse_counts(
+    ghosts: Ghosts, values_per_example: int, dtype: torch.dtype, device: torch.device | None
+) -> Float[Tensor, "#K 1"]:
+    counts = ghosts.counts(values_per_example)
+    counts = counts if ghosts.last else counts[:1]
+    return torch.tensor([[1.0 / count] for count in counts], dtype=dtype, device=device)
 
 
 def sequential_weights(num: int, momentum: float) -> list[float]:
@@ -154,11 +162,13 @@ def moments(x: Float[Tensor, "B C *S"], ghosts: Ghosts) -> tuple[Float[Tensor, "
     return means, variances
 
 
-def ghost_means(values: Float[Tensor, "B C"], ghosts: Ghosts) -> Float[Tensor, "K C"]:
-    """Mean over the examples of each ghost."""
+def ghost_sums(values: Float[Tensor, "B C"], ghosts: Ghosts) -> Float[Tensor, "K C"]:
+    """Sum over the examples of each ghost."""
+    if not ghosts.last:
+        return values.view(ghosts.num_equal, ghosts.size, -1).sum(dim=1)
     head = ghosts.num_equal * ghosts.size
-    means = values[:head].view(ghosts.num_equal, ghosts.size, -1).mean(dim=1)
-    return torch.cat([means, values[head:].mean(dim=0, keepdim=True)]) if ghosts.last else means
+    sums = values[:head].view(ghosts.num_equal, ghosts.size, -1).sum(dim=1)
+    return torch.cat([sums, values[head:].sum(dim=0, keepdim=True)])
 
 
 def per_example(values: Float[Tensor, "K C"], ghosts: Ghosts) -> Float[Tensor, "B C"]:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 
 from batchwright.nn.conversion import Conversion
 from batchwright.nn.kalman_target import to_kalman
-from batchwright.nn.targets import to_batch, to_ghost, to_group
+from batchwright.nn.targets import to_batch, to_ghost, to_group, to_renorm
 
 REGISTRY: Mapping[str, Callable[..., Conversion]] = {
     "batch": to_batch,
     "ghost": to_ghost,
     "group": to_group,
     "kalman": to_kalman,
+    "renorm": to_renorm,
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from batchwright.core.errors import InputError
+from batchwright.nn.batch_renorm import BatchRenorm1d, BatchRenorm2d
 from batchwright.nn.conversion import Change, Conversion, Kept
 from batchwright.nn.ghost_batch_norm import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
 from batchwright.nn.kalman_norm import KALMAN_NORMS
@@ -14,7 +15,8 @@ from batchwright.nn.kalman_norm import KALMAN_NORMS
 # something else. BatchNorm1d takes both no further axis and one.
 BATCH_NORMS: tuple[type[nn.modules.batchnorm._BatchNorm], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 GHOST_NORMS: tuple[type[nn.modules.batchnorm._BatchNorm], ...] = (GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d)
-FAMILIES = [BATCH_NORMS, GHOST_NORMS, KALMAN_NORMS]
+RENORMS: tuple[type[nn.modules.batchnorm._BatchNorm], ...] = (BatchRenorm1d, BatchRenorm2d)
+FAMILIES = (BATCH_NORMS, GHOST_NORMS, KALMAN_NORMS, RENORMS)
 
 Factory = Callable[[nn.modules.batchnorm._BatchNorm, int], tuple[nn.Module, str]]
 
