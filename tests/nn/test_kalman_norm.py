@@ -274,3 +274,28 @@ def test_bad_options_and_priors_are_refused():
 def test_the_layer_is_public():
     assert bw.nn.KalmanNorm2d is KalmanNorm2d
     assert "gain=0.9, ghost_size=2" in repr(KalmanNorm2d(3, ghost_size=2))
+
+
+def test_calibration_takes_the_corrected_statistics():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+    ).double()
+    bw.nn.convert(model, "kalman", ghost_size=2)
+    batches = [data((6, 3, 8, 8)), data((6, 3, 8, 8)).cos()]
+    bw.nn.calibrate(model, batches)
+    held = model[4].running_mean.clone(), model[4].running_var.clone()
+    # One update of each batch with weights 1 and 1/2 is the same mean; ghosts are of one size.
+    model[4].momentum = None
+    model[4].reset_running_stats()
+    for batch in batches:
+        model(batch)
+    torch.testing.assert_close(model[4].running_mean, held[0], rtol=0, atol=1e-12)
+    with torch.no_grad():
+        model.eval()
+        out = torch.cat([model(batch) for batch in batches])
+    plain = copy.deepcopy(model)
+    bw.nn.convert(plain, "batch")
+    bw.nn.calibrate(plain, batches)
+    with torch.no_grad():
+        assert (plain.eval()(batches[0]) - out[:6]).abs().max() > 0.01

@@ -51,7 +51,9 @@ def scaled(x: Tensor, scale: Tensor, shift: Tensor, ghosts: Ghosts) -> Tensor:
 def gradient_means(x: Tensor, grad: Tensor, ghosts: Ghosts) -> tuple[Tensor, Tensor]:
     """Means over the ghosts of ``grad`` and of ``grad * x``."""
     products, sums = _products(_rows(x), _rows(grad))
-    return _means(sums, x, ghosts), _means(products, x, ghosts)
+    inverse_counts = ghosts.inverse_counts(math.prod(x.shape[2:]), x.dtype)
+    first, second = (ghost_sums(each.view(x.shape[:2]), ghosts) for each in (sums, products))
+    return first.mul_(inverse_counts), second.mul_(inverse_counts)
 
 
 def combined(grad: Tensor, x: Tensor, scale: Tensor, slope: Tensor, shift: Tensor, ghosts: Ghosts) -> Tensor:

@@ -154,21 +154,21 @@ def _gradients(
     wide = x.to(means.dtype)
     grad = torch.zeros_like(wide) if grads[0] is None else grads[0].to(means.dtype).contiguous()
     mean_grad, mean_product = ghost_rows.gradient_means(wide, grad, ghosts)
-    counts = ghosts.counts_like(means, math.prod(x.shape[2:]))
+    inverse_counts = ghosts.inverse_counts(math.prod(x.shape[2:]), means.dtype)
     inverse = torch.rsqrt(var + eps)
     scale = inverse if weight is None else inverse * weight.to(inverse.dtype)
     centred = torch.addcmul(mean_product, mean, mean_grad, value=-1)
     found: dict[int, Tensor] = {}
     if weight is not None:
-        found[1] = (inverse * centred * counts).sum(0)
+        found[1] = (inverse * centred / inverse_counts).sum(0)
     if bias is not None:
-        found[2] = (mean_grad * counts).sum(0)
+        found[2] = (mean_grad / inverse_counts).sum(0)
     grad_mean = -scale * mean_grad
     grad_var = -0.5 * scale * inverse.square() * centred
     if grads[1] is not None:
-        grad_mean = grad_mean + grads[1] / counts
+        grad_mean = grad_mean + grads[1] * inverse_counts
     if grads[2] is not None:
-        grad_var = grad_var + grads[2] / counts
+        grad_var = grad_var + grads[2] * inverse_counts
     batch_mean, batch_var = grad_mean, grad_var
     if prior_mean is not None and prior_var is not None:
         q: Tensor | float = gain if is_open is None else gain * is_open.to(means.dtype)
@@ -178,7 +178,7 @@ def _gradients(
         cross = 2 * q * offset * grad_var
         batch_mean, batch_var = (1 - q) * (grad_mean + cross), (1 - q) * grad_var
         for place, value in ((3, q * grad_mean - (1 - q) * cross), (4, q * grad_var)):
-            whole = value * counts
+            whole = value / inverse_counts
             found[place] = whole.sum(0, keepdim=True) if prior_mean.shape[0] == 1 else whole
     slope = 2 * batch_var
     found[0] = ghost_rows.combined(grad, wide, scale, slope, batch_mean - slope * means, ghosts)

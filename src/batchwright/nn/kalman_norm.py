@@ -7,7 +7,7 @@ computed in closed form (`state_rules`), and running statistics are those of all
 
 import math
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.nn.channel_state import ChannelState
-from batchwright.nn.ghost_statistics import Ghosts, Shares, combine, shares
+from batchwright.nn.ghost_statistics import Ghosts, Shares, combine, moments, shares
 from batchwright.nn.kalman_function import normalise_corrected
+from batchwright.nn.kalman_fusion import fuse
 from batchwright.nn.state_rules import affine_state
 
 PRIORS = ("consistent", "raw")
 RUNNING = ("all", "first")
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where a norm inside a converted model gets its prior, and whom it tells what it found."""
 
@@ -101,6 +103,17 @@ class _KalmanNorm(nn.modules.batchnorm._BatchNorm):
         return corrected if self.prior == "raw" else affine_state(self)
 
     @torch.no_grad()
+    def corrected(self, x: Float[Tensor, "B C *S"]) -> tuple[Float[Tensor, "S C"], Float[Tensor, "S C"], list[int]]:
+        """Corrected mean and variance of each ghost of ``x`` in this pass, and the values of one channel in each."""
+        values_per_example = math.prod(x.shape[2:])
+        ghosts = Ghosts.of_batch(len(x), self.ghost_size or len(x), values_per_example)
+        means, variances = moments(x, ghosts)
+        prior = None if self.source is None else self.source.prior()
+        if prior is not None:
+            means, variances = fuse(means, variances, prior, self.gain, self.gate)
+        return means, variances, ghosts.counts(values_per_example)
+
+    @torch.no_grad()
     def _update_running(
         self, means: Float[Tensor, "S C"], variances: Float[Tensor, "S C"], ghosts: Ghosts, values_per_example: int
     ) -> None:
@@ -110,14 +123,16 @@ class _KalmanNorm(nn.modules.batchnorm._BatchNorm):
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         # Without a momentum: the plain average over batches, without waiting for the device to read how many.
-        new = 1 / self.num_batches_tracked.to(means.dtype) if self.momentum is None else self.momentum
+        new: Any = self.momentum
+        if new is None:
+            new = 1 / self.num_batches_tracked.to(self.running_mean.dtype)
         if self.running == "first":
             mean, variance = means[0], variances[0]
         else:
             make = _shares.__wrapped__ if torch.compiler.is_compiling() else _shares
             mean, variance = combine(means, variances, make(ghosts, values_per_example, means.dtype, means.device))
         for running, value in ((self.running_mean, mean), (self.running_var, variance)):
-            running.add_((value - running) * new)
+            running.lerp_(value.to(running.dtype), new)
 
     def extra_repr(self) -> str:
         """Options, torch's first."""
