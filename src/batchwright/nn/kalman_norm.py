@@ -68,6 +68,8 @@ class _KalmanNorm(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, x: Tensor, prior: ChannelState | None = None) -> Tensor:
         """Normalise ``x``; see the class."""
+        if not self.training and self.running_mean is not None:
+            return super().forward(x)
         return self.normalize(x, prior)[0]
 
     def normalize(self, x: Tensor, prior: ChannelState | None = None) -> tuple[Tensor, ChannelState]:

@@ -49,7 +49,7 @@ TABLES = {
             name="digits-lr-0.1",
             title="Digits, 10 epochs, lr 0.1",
             arms=MAIN,
-            num_seeds={"tiny": 2, "smoke": 2, "laptop": 6},
+            num_seeds={"tiny": 1, "smoke": 2, "laptop": 6},
         ),
         Table(
             name="digits-lr-0.03",
@@ -142,7 +142,7 @@ def _run_cells(table: Table, arm: str, seed: int, preset: str, weight: float) ->
         "arm": arm,
         "data": table.data,
         "num_blocks": table.num_blocks,
-        "num_train": table.num_train,
+        "num_train": 256 if tiny else table.num_train,
         "lr": table.lr,
         "num_epochs": 1 if tiny else table.num_epochs,
         "milestones": list(table.milestones),

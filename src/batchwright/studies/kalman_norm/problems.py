@@ -42,11 +42,11 @@ class Problem:
 
 def load_problem(data: str, num_blocks: int, num_train: int, data_root: Path | None, device: torch.device) -> Problem:
     """``digits`` or ``cifar``."""
-    return digits(device) if data == "digits" else cifar(num_blocks, num_train, data_root, device)
+    return digits(device, num_train) if data == "digits" else cifar(num_blocks, num_train, data_root, device)
 
 
-def digits(device: torch.device) -> Problem:
-    """1,280 of the bundled digits of 8 x 8 pixels for training, the other 517 for testing, and a network of two blocks.
+def digits(device: torch.device, num_train: int = NUM_DIGITS) -> Problem:
+    """1,280 of the bundled digits of 8 x 8 pixels for training, or fewer, the other 517 for testing, and a network of two blocks.
 
     The split is one for all seeds; one mean and deviation for all pixels, of the training images.
     """
@@ -58,6 +58,7 @@ def digits(device: torch.device) -> Problem:
     order = torch.randperm(len(images), generator=stream(SPLIT_SEED, "kalman-norm", "digits"))
     train, test = order[:NUM_DIGITS], order[NUM_DIGITS:]
     std, mean = torch.std_mean(images[train])
+    train = train[:num_train]
     images = ((images - mean) / std).to(device)
     classes = classes.to(device)
 

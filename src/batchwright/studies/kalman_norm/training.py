@@ -46,7 +46,7 @@ def run_arm(
         arm: Name of the norm.
         data: ``digits`` or ``cifar``.
         num_blocks: Blocks in a stage, for CIFAR-10.
-        num_train: Training images, for CIFAR-10.
+        num_train: Training images.
         lr: Before the first milestone; a tenth of it after each.
         num_epochs: In all.
         milestones: Epochs after which the learning rate falls.
