@@ -91,6 +91,8 @@ def test_safe_and_unsafe_sizes_follow_the_intervals():
     # Excess at 2, 4, 8, 32: .87, .40, .19, .05 of a loss of 1.
     assert found.unsafe_size == 8
     assert found.safe_size == 32
+    assert found.against(10.0).safe_size == 2
+    assert found.against(10.0).unsafe_size is None
     strict = batch_norm_safety(Shifted(), loss, gaussian_batches(num=20), micro_batch_sizes=SIZES, tolerance=0.01)
     assert strict.safe_size is None
     assert strict.unsafe_size == 32

@@ -11,7 +11,7 @@ batches). Deviation: they measure trained models at each size; this measures one
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,8 @@ class BatchNormSafety:
         mean_error: Mean over layers and channels of ``(m_b - m)**2 / v``, the error of a mean in variances of the reference, one a
             size; about ``1/b`` where each example has one value a channel.
         log_variance_error: Mean of ``log(v_b / v)**2``, one a size.
-        tolerance: Excess over ``abs(loss)`` that counts as harmless.
+        scale: What the tolerance is a part of.
+        tolerance: Excess over ``scale`` that counts as harmless.
         safe_size: Smallest size tried from which on all sizes tried are surely harmless, the upper end of the excess within the
             tolerance; None where even the largest is not.
         unsafe_size: Largest size tried that surely does harm, the lower end of the excess above the tolerance; None where none does.
@@ -55,12 +56,23 @@ class BatchNormSafety:
     excess: tuple[Interval, ...]
     mean_error: tuple[float, ...]
     log_variance_error: tuple[float, ...]
+    scale: float
     tolerance: float
     safe_size: int | None
     unsafe_size: int | None
     num_layers: int
     num_batches: int
     num_examples: int
+
+    def against(self, scale: float) -> "BatchNormSafety":
+        """The same measurement judged by another scale.
+
+        Raises:
+            InputError: If the scale is not above 0.
+        """
+        allowed = self.tolerance * check_number("scale", scale, above=0.0)
+        safe, unsafe = _judge(self.micro_batch_sizes, self.excess, allowed)
+        return replace(self, scale=scale, safe_size=safe, unsafe_size=unsafe)
 
 
 @torch.no_grad()
@@ -70,6 +82,7 @@ def batch_norm_safety(
     batches: Iterable[Batch],
     *,
     micro_batch_sizes: Sequence[int] = (2, 4, 8, 16, 32),
+    scale: float | None = None,
     tolerance: float = 0.1,
     level: float = 0.95,
 ) -> BatchNormSafety:
@@ -84,7 +97,9 @@ def batch_norm_safety(
         batches: At least three, independent, each larger than every size; their whole is the reference, so several times larger is
             better. A batch is cut to the length of the smallest before it.
         micro_batch_sizes: Sizes to try, in examples.
-        tolerance: Excess loss, as a part of the loss, that counts as harmless.
+        scale: Loss that an excess is held against; ``abs(loss)`` where left out. What training has gained so far, its first loss less
+            its last, is the better one where it is known: a model that fits its data has next to no loss left.
+        tolerance: Excess, as a part of ``scale``, that counts as harmless.
         level: Coverage of the intervals.
 
     Raises:
@@ -94,6 +109,8 @@ def batch_norm_safety(
     """
     sizes = sorted({check_int("micro_batch_sizes", size, at_least=1) for size in micro_batch_sizes})
     check_number("tolerance", tolerance, above=0.0)
+    if scale is not None:
+        check_number("scale", scale, above=0.0)
     if not sizes:
         raise InputError("micro_batch_sizes must hold at least one size, got none")
     layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -132,7 +149,8 @@ def batch_norm_safety(
     reference = math.fsum(row[0] for row in losses) / len(losses)
     excess = tuple(mean_interval([row[place] - row[0] for row in losses], level) for place in range(1, len(sizes) + 1))
     mean_error, log_variance_error = torch.stack(errors).mean(dim=0).tolist()
-    allowed = tolerance * abs(reference)
+    scale = abs(reference) if scale is None else float(scale)
+    safe_size, unsafe_size = _judge(sizes, excess, tolerance * scale)
     return BatchNormSafety(
         micro_batch_sizes=tuple(sizes),
         reference_size=smallest,
@@ -140,22 +158,24 @@ def batch_norm_safety(
         excess=excess,
         mean_error=tuple(mean_error),
         log_variance_error=tuple(log_variance_error),
+        scale=scale,
         tolerance=tolerance,
-        safe_size=_safe_size(sizes, excess, allowed),
-        unsafe_size=max((size for size, found in zip(sizes, excess, strict=True) if found.low > allowed), default=None),
+        safe_size=safe_size,
+        unsafe_size=unsafe_size,
         num_layers=len(layers),
         num_batches=len(losses),
         num_examples=num_examples,
     )
 
 
-def _safe_size(sizes: Sequence[int], excess: Sequence[Interval], allowed: float) -> int | None:
+def _judge(sizes: Sequence[int], excess: Sequence[Interval], allowed: float) -> tuple[int | None, int | None]:
+    """Smallest size from which on all are surely harmless, and largest that surely does harm."""
     safe = None
     for size, found in zip(reversed(sizes), reversed(excess), strict=True):
         if not found.high <= allowed:
             break
         safe = size
-    return safe
+    return safe, max((size for size, found in zip(sizes, excess, strict=True) if found.low > allowed), default=None)
 
 
 class _Probe:
