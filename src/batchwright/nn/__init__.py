@@ -8,6 +8,7 @@ from batchwright.nn.convert import convert
 from batchwright.nn.ghost_batch_norm import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
 from batchwright.nn.kalman_norm import KalmanNorm1d, KalmanNorm2d
 from batchwright.nn.registry import REGISTRY
+from batchwright.nn.state_rules import follow_rule
 
 __all__ = [
     "REGISTRY",
@@ -24,4 +25,5 @@ __all__ = [
     "Kept",
     "calibrate",
     "convert",
+    "follow_rule",
 ]
