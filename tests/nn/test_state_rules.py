@@ -14,7 +14,8 @@ NUM = 400_000
 
 
 def state_of(*, mean: float, var: float, channels: int = 4) -> ChannelState:
-    return ChannelState(mean=torch.full((1, channels), mean).double(), var=torch.full((1, channels), var).double())
+    mean_row, var_row = (torch.full((1, channels), value, dtype=torch.float64) for value in (mean, var))
+    return ChannelState(mean=mean_row, var=var_row)
 
 
 def test_dropout_meets_samples_and_does_nothing_in_evaluation():
