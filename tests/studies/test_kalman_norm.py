@@ -192,3 +192,24 @@ def test_targets_5_and_7_on_two_seeds(place):
         assert found["kalman-raw"]["loss"] < 0.2 * found["ghost"]["loss"]
         assert found["kalman-raw"]["fused_var_error"] > found["kalman-raw"]["batch_var_error"]
     assert min(gaps) > 0
+
+
+def test_the_raw_prior_is_too_small_from_the_start_and_the_consistent_one_is_not():
+    """Why raw priors go further at a small learning rate: activations behind each norm are twice as large and more."""
+    problem, ratios = digits(CPU), {}
+    for arm in ("kalman-raw", "kalman"):
+        model = with_norm(network(), arm, torch.Generator(), torch.zeros(2, 1, 8, 8))
+        norms = [module for module in model.modules() if isinstance(module, KalmanNorm2d)][1:]
+        found = []
+
+        def see(norm, args, result, found=found):
+            # With scale 1 and shift 0 the output's variance is the true one over the corrected one.
+            found.append(float(result.var((0, 2, 3)).log().mean()))
+
+        for norm in norms:
+            norm.register_forward_hook(see)
+        with torch.no_grad():
+            model(problem.inputs[:128])
+        ratios[arm] = found
+    assert min(ratios["kalman-raw"]) > 1.0
+    assert max(abs(ratio) for ratio in ratios["kalman"]) < 0.7
