@@ -55,7 +55,7 @@ def test_many_steps_follow_the_recurrence():
     assert muon == pytest.approx([2 - (1 - gain) ** t for t in range(1, 7)])
     sgd = multi_step_exponents(1.5, 8)
     assert sgd[:3] == pytest.approx([gain, 2 * gain, 1.0])
-    for before, after in itertools.pairwise(sgd):
+    for before, after in itertools.pairwise(sgd[2:]):
         assert after == pytest.approx(before + gain * (2 - before))
 
 

@@ -60,7 +60,7 @@ def test_a_whole_run_in_seconds(tmp_path, monkeypatch):
     assert to_plain(again.rows) == to_plain(record.rows)
     assert isinstance(record, StudyRecord)
     measured = {row.what: row for row in record.rows}
-    muon = measured["Muon, exact polar: slope of the count, alpha=2, d=16-32"]
+    muon = measured["Muon, exact polar: slope of the count, alpha=2, d=32-64"]
     assert muon.published == 1.25
     assert 0.9 < muon.measured.value < 1.6
     assert all(math.isfinite(row.measured.value) for row in record.rows)

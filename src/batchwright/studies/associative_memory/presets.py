@@ -60,7 +60,7 @@ class Preset:
 
 PRESETS = {
     # A test of the machinery in seconds; not offered on the command line.
-    "tiny": Preset(dims=(16, 32), num_seeds=6, largest_batch=6, depth_dim=32, thresholded=False),
+    "tiny": Preset(dims=(32, 64), num_seeds=4, largest_batch=6, depth_dim=32, thresholded=False),
     "smoke": Preset(dims=(32, 64, 128), num_seeds=5, depth_dim=128, thresholded=False),
     "laptop": Preset(dims=(32, 64, 128, 256, 512), num_seeds=10, critical_dims=(16, 32, 64, 128)),
     "paper": Preset(
