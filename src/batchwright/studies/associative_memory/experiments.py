@@ -75,7 +75,7 @@ def critical_batch(
 ) -> Mapping[str, Any]:
     """Smallest power of two whose missed mass is within ``share`` of that of the whole law, one a seed; None beyond ``largest``."""
     memory = AssociativeMemory(dim, num_items(dim, alpha), alpha, tuple(seeds), device=place.device)
-    bulk = float(memory.probabilities[dim - 1])
+    bulk, queries = float(memory.probabilities[dim - 1]), num_items(dim, alpha, factor=3.0)
     answer: dict[str, list[int | None]] = {}
     for name in ("sgd", "muon"):
 
@@ -83,7 +83,7 @@ def critical_batch(
             smoothing = max(bulk, 1 / batch_size) if batch_size else bulk
             update: Update = Muon(smoothing=smoothing) if name == "muon" else make_update("sgd")
             matrix = one_step(memory, update, batch_size=batch_size)
-            return summarise(memory, recovered_items(memory, matrix)).missed_mass
+            return summarise(memory, recovered_items(memory, matrix, num_queries=queries)).missed_mass
 
         limit = share * missed(None)
         sizes: list[int | None] = [None] * len(seeds)

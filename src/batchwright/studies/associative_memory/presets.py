@@ -21,7 +21,7 @@ SOFTMAX_RUNS = {
     "plain": ("sgd", 4096.0),
 }
 CRITICAL_ALPHAS = (1.25, 1.5, 2.0)
-CRITICAL_SHARE = 1.25
+CRITICAL_SHARE, CRITICAL_DRAWS = 1.25, 5
 ANISOTROPY = (0.0, 0.5, 1.0, 1.5)
 # Draws times dimension, beside a floor of three draws.
 LARGEST_DRAWS = 1280
@@ -141,7 +141,7 @@ def cells(preset: str, seed: int) -> Sequence[Cell]:
             arguments={
                 "dim": dim,
                 "alpha": alpha,
-                "seeds": draws(dim),
+                "seeds": draws(dim)[:CRITICAL_DRAWS],
                 "share": CRITICAL_SHARE,
                 "largest": size.critical_limit,
             },
