@@ -51,7 +51,7 @@ def capacity_rows(results: Results) -> list[Row]:
         )
         last = dims[-1]
         seeds = tuple(range(len(counts["muon"][last])))
-        if last >= 512:
+        if alpha == 2.0 and last >= 512:
             ratio = [m / s for m, s in zip(counts["muon"][last], counts["sgd"][last], strict=True)]
             rows.append(
                 make_row(
@@ -63,7 +63,6 @@ def capacity_rows(results: Results) -> list[Row]:
                     50.0,
                     math.inf,
                     seeds=seeds,
-                    note="" if alpha == 2.0 else "asked for at alpha=2; the ratio grows as d",
                 )
             )
         missed = by_dim(results, alpha, "muon", "missed_mass")

@@ -23,7 +23,7 @@ SOFTMAX_RUNS = {
 CRITICAL_ALPHAS = (1.25, 1.5, 2.0)
 CRITICAL_SHARE, CRITICAL_DRAWS = 1.25, 5
 ANISOTROPY = (0.0, 0.5, 1.0, 1.5)
-# Draws times dimension, beside a floor of three draws.
+# Draws times dimension, beside a floor of a few draws.
 LARGEST_DRAWS = 1280
 # From this dimension on each draw is a cell of its own, so that two workers share them.
 APART_FROM = 256
@@ -53,9 +53,9 @@ class Preset:
     critical_limit: int = 2**21
     thresholded: bool = True
 
-    def num_draws(self, dim: int) -> int:
+    def num_draws(self, dim: int, alpha: float = 2.0) -> int:
         """Draws at a dimension: the larger it is, the less they scatter and the more they cost."""
-        return min(self.num_seeds, max(3, LARGEST_DRAWS // dim))
+        return min(self.num_seeds, max(5 if alpha == 2.0 else 3, LARGEST_DRAWS // dim))
 
 
 PRESETS = {
@@ -77,8 +77,8 @@ def cells(preset: str, seed: int) -> Sequence[Cell]:
     """The cells of a preset; the draws are ``seed``, ``seed + 1``, ..."""
     size = PRESETS[preset]
 
-    def draws(dim: int) -> tuple[int, ...]:
-        return tuple(range(seed, seed + size.num_draws(dim)))
+    def draws(dim: int, alpha: float = 2.0) -> tuple[int, ...]:
+        return tuple(range(seed, seed + size.num_draws(dim, alpha)))
 
     middle = size.dims[len(size.dims) // 2]
     found = [
@@ -90,7 +90,7 @@ def cells(preset: str, seed: int) -> Sequence[Cell]:
         )
         for alpha in ALPHAS
         for dim in size.dims
-        for part in ([(each,) for each in draws(dim)] if dim >= APART_FROM else [draws(dim)])
+        for part in ([(each,) for each in draws(dim, alpha)] if dim >= APART_FROM else [draws(dim, alpha)])
     ]
     found += [
         Cell(
