@@ -10,7 +10,7 @@ from torch import nn
 from batchwright.core.batches import Batch, to_device
 from batchwright.core.preserve import RandomState
 from batchwright.data.access import fetch
-from batchwright.measure.batch_norm_safety import BatchNormSafety, batch_norm_safety
+from batchwright.measure.batch_norm_safety import BatchNormSafety, batch_norm_safety, batch_norms
 from batchwright.measure.snapshot import Snapshot
 from batchwright.nn.registry import REGISTRY
 from batchwright.planning.plan import NormalizationEvidence
@@ -71,8 +71,12 @@ def advise_normalization(
     random_state = RandomState.capture()
     try:
         model, _ = snapshot.restore(task, task.optimizer, device)
-        if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        layers = batch_norms(model)
+        if not layers:
             return None
+        # Ghosts take the statistics of fewer examples than the micro-batch holds.
+        sizes = [getattr(layer, "ghost_size", micro_batch_size) for layer in layers]
+        micro_batch_size = min(micro_batch_size, *sizes)
         found = _measure(task, model, first_loss, micro_batch_size, max_micro_batch_size, seed, device)
     finally:
         random_state.restore()
