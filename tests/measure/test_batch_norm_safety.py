@@ -10,6 +10,7 @@ from torch import nn
 
 from batchwright.core.errors import InputError
 from batchwright.measure import batch_norm_safety
+from batchwright.nn import BatchRenorm1d, GhostBatchNorm1d
 
 SIZES = (2, 4, 8, 32)
 
@@ -130,6 +131,17 @@ def test_the_loss_of_a_size_is_that_of_training_mode_micro_batches():
     with torch.no_grad():
         plain = torch.stack([loss(model, part).mean() for batch in batches for part in batch.split(3)]).mean()
     assert found.loss + found.excess[0].value == pytest.approx(float(plain), rel=1e-5)
+
+
+def test_layers_that_correct_batch_norm_are_not_taken_for_it():
+    model = nn.Sequential(nn.BatchNorm1d(3), GhostBatchNorm1d(3), BatchRenorm1d(3))
+    found = batch_norm_safety(
+        model,
+        lambda model, batch: model(batch).square().mean(dim=1),
+        gaussian_batches(num=3, length=64),
+        micro_batch_sizes=(4,),
+    )
+    assert found.num_layers == 2
 
 
 def test_what_cannot_be_measured_is_refused():

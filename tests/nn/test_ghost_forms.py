@@ -188,13 +188,15 @@ from batchwright.nn import GhostBatchNorm2d
 torch.manual_seed(0)
 layer, other = (GhostBatchNorm2d(3, ghost_size=4, dtype=torch.float64) for _ in range(2))
 compiled = torch.compile(other, backend="aot_eager", fullgraph=True)
-x = torch.randn(18, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+x = torch.randn(22, 3, 4, 4, dtype=torch.float64, requires_grad=True)
 z = x.detach().clone().requires_grad_()
 weight = torch.randn_like(x)
 for _ in range(2):
     (layer(x) * weight).sum().backward()
     (compiled(z) * weight).sum().backward()
 torch.testing.assert_close(z.grad, x.grad, rtol=0, atol=1e-11)
+for size in (20, 17):  # another batch size, which the compiler then takes for a variable
+    torch.testing.assert_close(compiled(x[:size].detach()), layer(x[:size].detach()), rtol=0, atol=1e-12)
 torch.testing.assert_close(other.state_dict(), layer.state_dict(), rtol=0, atol=1e-12)
 """
 

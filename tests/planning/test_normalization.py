@@ -106,6 +106,15 @@ def test_micro_batches_above_the_default_are_offered_ghosts_of_the_default(snaps
     assert f"ghost_size={small.evidence.safe_size}) keeps them at {small.evidence.safe_size}" in small.reason
 
 
+def test_a_model_of_ghosts_is_judged_by_their_size(snapshot):
+    task = make_task(norm=lambda channels: bw.nn.GhostBatchNorm1d(channels, ghost_size=4))
+    found = advise(snapshot, task, micro_batch_size=128)
+    assert found.evidence.micro_batch_sizes[0] == 4
+    assert found.warns
+    assert "ghosts of 4 are below what batch normalization bears" in found.reason
+    assert "larger ghosts do not" in found.reason
+
+
 def test_where_nothing_was_gained_the_loss_itself_is_the_scale(snapshot):
     found = advise(snapshot, first_loss=0.0)
     assert found.evidence.scale == found.evidence.loss

@@ -22,10 +22,13 @@ from batchwright.core.errors import InputError
 from batchwright.core.objectives import Loss, example_losses
 from batchwright.core.preserve import preserved
 from batchwright.core.statistics import Interval, mean_interval
+from batchwright.nn import swap
 from batchwright.nn.ghost_function import normalise
 from batchwright.nn.ghost_statistics import Ghosts, moments
 
 MIN_BATCHES = 3
+# Exactly these: a subclass may compute something else, and is left in evaluation mode.
+BATCH_NORMS = (*swap.BATCH_NORMS, *swap.GHOST_NORMS, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +95,8 @@ def batch_norm_safety(
     size.
 
     Args:
-        model: Model with batch normalization layers, near the point of training that matters; left as it was.
+        model: Model with batch normalization layers, near the point of training that matters; left as it was. Ghost layers are measured
+            at the sizes given, whatever their own.
         loss: One loss an example.
         batches: At least three, independent, each larger than every size; their whole is the reference, so several times larger is
             better. A batch is cut to the length of the smallest before it.
@@ -113,7 +117,7 @@ def batch_norm_safety(
         check_number("scale", scale, above=0.0)
     if not sizes:
         raise InputError("micro_batch_sizes must hold at least one size, got none")
-    layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    layers = batch_norms(model)
     if not layers:
         raise InputError(
             "model must have batch normalization layers, got none; micro-batches of any size give it the same loss"
@@ -166,6 +170,15 @@ def batch_norm_safety(
         num_batches=len(losses),
         num_examples=num_examples,
     )
+
+
+def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The batch normalization layers that `batch_norm_safety` measures: torch's and ghosts, not what corrects or replaces them."""
+    return [
+        module
+        for module in model.modules()
+        if type(module) in BATCH_NORMS and isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
 
 
 def _judge(sizes: Sequence[int], excess: Sequence[Interval], allowed: float) -> tuple[int | None, int | None]:

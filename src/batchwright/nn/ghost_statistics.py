@@ -50,7 +50,8 @@ class Ghosts:
                 f"x must give each ghost at least 2 values a channel in training, got batch size {batch_size} with "
                 f"{values_per_example} value an example and ghost_size={ghost_size}; take larger ghosts or batches, or call eval()"
             )
-        num_equal, last = divmod(batch_size, size)
+        # Not divmod, which a compiler does not trace for a batch size that varies.
+        num_equal, last = batch_size // size, batch_size % size
         if last * values_per_example == 1:
             num_equal, last = num_equal - 1, size + 1
         return cls(num_equal=num_equal, size=size, last=last)

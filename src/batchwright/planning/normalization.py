@@ -10,7 +10,7 @@ from torch import nn
 from batchwright.core.batches import Batch, to_device
 from batchwright.core.preserve import RandomState
 from batchwright.data.access import fetch
-from batchwright.measure.batch_norm_safety import BatchNormSafety, batch_norm_safety
+from batchwright.measure.batch_norm_safety import BatchNormSafety, batch_norm_safety, batch_norms
 from batchwright.measure.snapshot import Snapshot
 from batchwright.nn.registry import REGISTRY
 from batchwright.planning.plan import NormalizationEvidence
@@ -71,16 +71,21 @@ def advise_normalization(
     random_state = RandomState.capture()
     try:
         model, _ = snapshot.restore(task, task.optimizer, device)
-        if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        layers = batch_norms(model)
+        if not layers:
             return None
+        # Ghosts take the statistics of fewer examples than the micro-batch holds.
+        smallest = min(getattr(layer, "ghost_size", micro_batch_size) for layer in layers)
+        parts = "ghosts" if smallest < micro_batch_size else "micro-batches"
+        micro_batch_size = min(micro_batch_size, smallest)
         found = _measure(task, model, first_loss, micro_batch_size, max_micro_batch_size, seed, device)
     finally:
         random_state.restore()
-    told = [] if found is None else [_told(found, micro_batch_size)]
+    told = [] if found is None else [_told(found, micro_batch_size, parts)]
     told += _ghosts(task.batch_size, found, micro_batch_size)
     warns = found is not None and micro_batch_size <= (found.unsafe_size or 0)
     return NormalizationAdvice(
-        reason="; ".join(told) or f"micro-batches of {micro_batch_size} are large enough for batch normalization",
+        reason="; ".join(told) or f"{parts} of {micro_batch_size} are large enough for batch normalization",
         warns=warns,
         evidence=None if found is None else _evidence(found),
         seconds=timer() - start,
@@ -116,7 +121,7 @@ def _measure(
     return found.against(gained) if gained > 0 else found
 
 
-def _told(found: BatchNormSafety, micro_batch_size: int) -> str:
+def _told(found: BatchNormSafety, micro_batch_size: int, parts: str) -> str:
     size = max(2, micro_batch_size)
     excess = dict(zip(found.micro_batch_sizes, found.excess, strict=True))[size]
     value, low, high = (end / found.scale if found.scale else end for end in (excess.value, excess.low, excess.high))
@@ -131,14 +136,15 @@ def _told(found: BatchNormSafety, micro_batch_size: int) -> str:
             else f"not surely below {found.tolerance:.0%} at any size tried, up to {found.micro_batch_sizes[-1]}"
         )
         ways = " or ".join(repr(name) for name in WITHOUT_LARGE_BATCHES if name in REGISTRY)
+        larger = "larger ghosts do not, and " if parts == "ghosts" else ""
         return (
-            f"micro-batches of {micro_batch_size} are below what batch normalization bears here: {cost}, {safe}; "
-            f"bw.nn.convert(model, {ways}) leans less on the micro-batch"
+            f"{parts} of {micro_batch_size} are below what batch normalization bears here: {cost}, {safe}; "
+            f"{larger}bw.nn.convert(model, {ways}) leans less on other examples"
         )
     if found.safe_size is not None and size >= found.safe_size:
-        return f"micro-batches of {micro_batch_size} are large enough for batch normalization: {cost}"
+        return f"{parts} of {micro_batch_size} are large enough for batch normalization: {cost}"
     return (
-        f"whether micro-batches of {micro_batch_size} are large enough for batch normalization is not settled: {cost}, "
+        f"whether {parts} of {micro_batch_size} are large enough for batch normalization is not settled: {cost}, "
         f"where {found.tolerance:.0%} is harmless"
     )
 
