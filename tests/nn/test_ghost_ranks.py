@@ -46,7 +46,7 @@ def test_gradients_of_two_ranks_are_those_of_one_process(tmp_path):
         subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=environment, stderr=subprocess.PIPE)
         for rank in range(NUM_RANKS)
     ]
-    told = [rank.communicate(timeout=120)[1] for rank in ranks]
+    told = [rank.communicate(timeout=240)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * NUM_RANKS, told
     model = make_model()
     assert isinstance(model[1], GhostBatchNorm1d)
