@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.futures import Future
 
 from batchwright.core.checks import check_choice
 from batchwright.core.errors import InputError
@@ -59,13 +58,8 @@ class RankNoise:
 
     def attach(self, model: Any) -> None:
         """Become the communication hook of a `torch.nn.parallel.DistributedDataParallel`; a model takes one, once."""
-
-        # Made here, because a build of torch may come without these types.
-        def hook(state: None, bucket: dist.GradBucket) -> Future[Tensor]:
-            reduced: Future[Tensor] = self.reduce(bucket)
-            return reduced
-
-        model.register_comm_hook(None, hook)
+        # Without annotations, which DDP would compare with types that a build of torch may not have.
+        model.register_comm_hook(None, lambda state, bucket: self.reduce(bucket))
 
     def reduce(self, bucket: Any) -> Any:
         """Reduce a bucket of gradients as the hook does, for those who reduce without DDP.
@@ -81,7 +75,7 @@ class RankNoise:
             return inner(self._group, bucket).then(lambda future: _value(future))
         self._local.append(sq_norm([bucket.buffer()]))
 
-        def record(future: Future) -> Tensor:
+        def record(future: Any) -> Tensor:
             reduced = _value(future)
             self._reduced.append(sq_norm([reduced]))
             return reduced

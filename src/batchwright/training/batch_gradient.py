@@ -8,6 +8,7 @@ checkpoint with the smaller micro-batch, which was noted.
 import math
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,20 +17,16 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from batchwright.core.batches import Batch, to_device
-from batchwright.core.errors import DoesNotFitError, RankError
+from batchwright.core.errors import DoesNotFitError
 from batchwright.core.objectives import accumulate_gradient
 from batchwright.core.preserve import RandomState
 from batchwright.data.access import fetch
 from batchwright.tasks.task import Task
-from batchwright.training.group import LOST, Settled
+from batchwright.training.group import Settled, in_step
 from batchwright.training.ranks import Ranks
+from batchwright.training.retry import ONE_MUST_FIT
 from batchwright.training.split import micro_batch_sizes, share_of
 from batchwright.training.step_measures import StepMeasures
-
-ONE_MUST_FIT = (
-    "one example must fit the device's memory, got an out-of-memory error with a micro-batch of one; use a smaller model, shorter "
-    "examples or activation checkpointing"
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,20 +103,20 @@ class BatchGradient:
             self._begin(step)
             loss, batch, error, failed = None, None, None, 0
             try:
-                batch, loss = self._pass(indices, micro_batch_size, measured)
+                with in_step() if self._ranks.sharded else nullcontext():
+                    batch, loss = self._pass(indices, micro_batch_size, measured)
             except torch.OutOfMemoryError:
                 if not self.retries:
                     raise
                 # Of the error nothing is kept: it holds the frames, and with them the tensors that did not fit.
                 failed = self._largest(len(indices), micro_batch_size)
             except Exception as found:
-                if self._ranks.sharded and _is_of_peer(found):
-                    raise RankError(LOST) from found
                 if self._ranks.sharded:
                     raise
                 error = found
             if failed and self._ranks.sharded:
-                self._end_for(failed)
+                with in_step():
+                    self._end_for(failed)
             settled = self._settle(error, asked=asked(), failed_size=failed)
             if not settled.failed_size:
                 break
@@ -228,10 +225,3 @@ def seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
         torch.cuda.manual_seed(number)
     np.random.seed(number % 2**32)
     random.seed(number)
-
-
-def _is_of_peer(error: Exception) -> bool:
-    """Whether it is the loss of another rank, which a collective of the forward pass tells in its own words."""
-    return isinstance(error, RuntimeError) and any(
-        word in str(error) for word in ("Gloo", "gloo", "NCCL", "Connection")
-    )

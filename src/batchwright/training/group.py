@@ -182,8 +182,25 @@ class Processes(Group):
 
 
 def was_told(error: BaseException) -> bool:
-    """Whether all ranks know of this error already."""
-    return isinstance(error, RankError) or getattr(error, "told", False)
+    """Whether all ranks know of this error already, or cannot be told of it."""
+    return isinstance(error, RankError) or getattr(error, "told", False) or getattr(error, "untold", False)
+
+
+@contextmanager
+def in_step() -> Iterator[None]:
+    """Passes of a sharded model, in which ranks wait for one another: an error cannot be told to the others, and ends this rank.
+
+    Raises:
+        RankError: In place of what a collective says when another rank is gone.
+    """
+    try:
+        yield
+    except Exception as error:
+        words = ("Gloo", "gloo", "NCCL", "Connection")
+        if isinstance(error, RuntimeError) and any(word in str(error) for word in words):
+            raise RankError(LOST) from error
+        error.untold = True  # type: ignore[attr-defined]
+        raise
 
 
 @contextmanager

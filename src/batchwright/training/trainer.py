@@ -22,7 +22,7 @@ from batchwright.tasks.task import Task
 from batchwright.training.batch_gradient import BatchGradient
 from batchwright.training.checkpoint import Checkpoint, clean_up, load_newest, save_checkpoint, seed_everything
 from batchwright.training.control import Control
-from batchwright.training.group import Group
+from batchwright.training.group import Group, in_step
 from batchwright.training.interrupt import Interrupt
 from batchwright.training.launch import launcher, note_micro_batch_size, noted_micro_batch_size
 from batchwright.training.recording import record_end, record_evaluation, record_start, record_step
@@ -194,7 +194,7 @@ class Trainer:
     def _evaluate(self) -> None:
         state = self.state
         self._read_losses()
-        with self.group.together():
+        with in_step() if self.ranks.sharded else self.group.together():
             # A forward pass of a sharded model is one of all ranks.
             found = evaluate(self.task, self.model) if self.group.rank == 0 or self.ranks.sharded else None
         if self.group.world_size > 1:
@@ -266,10 +266,13 @@ class Trainer:
         """End the run, with a checkpoint."""
         self._checkpoint()
         record_end(self.records, self.state, reason, "")
-        state = self.state
+        state, model = self.state, self.model
+        if self.ranks.sharded:  # whoever gets the run may have no process group
+            model = self.task.make_model(self.settings.seed, self.device)
+            model.load_state_dict(whole(self.model.state_dict()))
         return Run(
             folder=self.folder,
-            model=self.model,
+            model=model,
             label=self.settings.label,
             seed=self.settings.seed,
             reason=reason,
