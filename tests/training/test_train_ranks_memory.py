@@ -64,7 +64,8 @@ class TestTrain:
 
     def test_where_not_even_one_example_fits_all_ranks_say_so(self, tmp_path):
         def job(rank: int) -> str:
-            task = make_task(target=None, loss=limited_loss(0 if rank == 1 else 1000, []))
+            loss = limited_loss(0 if rank == 1 else 1000, [])
+            task = make_task(target=None, loss=loss, model=lambda: nn.Linear(6, 2))
             with pytest.raises(RuntimeError) as caught:
                 train(task, out=tmp_path / "run", batch_size=2, max_examples=480)
             return f"{type(caught.value).__name__} {caught.value}"
