@@ -45,14 +45,13 @@ class Job:
         self.ranks[rank].kill()
 
     def codes(self, limit_s: float = LIMIT_S, *, launcher: bool = False) -> list[int | None]:
-        """Exit codes when all have ended by themselves; a launcher would end the rest some time after the first failure."""
-        end = time.monotonic() + limit_s
+        """Exit codes when all have ended: by themselves, or as under a launcher, which ends the rest after the first failure."""
+        end, failed = time.monotonic() + limit_s, False
         while any(rank.is_alive() for rank in self.ranks) and time.monotonic() < end:
-            if launcher and any(rank.exitcode for rank in self.ranks):
-                end = min(end, time.monotonic() + 5.0)
-                launcher = False
+            if launcher and not failed and any(rank.exitcode for rank in self.ranks):
+                end, failed = min(end, time.monotonic() + 10.0), True
             time.sleep(0.01)
-        hung = [number for number, rank in enumerate(self.ranks) if rank.is_alive()]
+        hung = [] if failed else [number for number, rank in enumerate(self.ranks) if rank.is_alive()]
         for rank in self.ranks:
             rank.kill()
             rank.join()
@@ -60,10 +59,7 @@ class Job:
         return [rank.exitcode for rank in self.ranks]
 
     def results(self) -> list[Any]:
-        try:
-            codes = self.codes(launcher=True)
-        except AssertionError:
-            codes = [None]
+        codes = self.codes(launcher=True)
         errors = [path.read_text() for path in sorted(self.folder.glob("error-*"))]
         assert codes == [0] * self.world_size, "\n".join(errors) or codes
         return [json.loads((self.folder / f"result-{rank}").read_text()) for rank in range(self.world_size)]
