@@ -28,7 +28,7 @@ from .conftest import make_task
 from .rank_helpers import Job, needs_ranks
 
 pytestmark = needs_ranks
-NUM_TRAIN, MAX_EXAMPLES = 160, 2400
+NUM_TRAIN, MAX_EXAMPLES = 160, 1600
 
 
 class Noted(Dataset):
@@ -206,7 +206,7 @@ PLACES = (
 
 def killed_at(folder: Path, place: str, number: int, num_ranks: int, where: Path) -> bool:
     """Whether the run met its kill; of two ranks the first dies, and the second must end by itself."""
-    codes = attempt(folder, num_ranks, where, before=kill_at(place, number)).codes()
+    codes = attempt(folder, num_ranks, where, before=kill_at(place, number)).codes(limit_s=400)
     assert codes[0] == -signal.SIGKILL or set(codes) == {0}, codes
     return codes[0] == -signal.SIGKILL
 
