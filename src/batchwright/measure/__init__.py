@@ -1,5 +1,6 @@
 """Measurements of a training job, each with an interval; none of them leaves a trace in what it measured."""
 
+from batchwright.measure.batch_norm_safety import BatchNormSafety, batch_norm_safety
 from batchwright.measure.branch import Branch, branch
 from batchwright.measure.curvature import (
     BatchSharpness,
@@ -65,6 +66,7 @@ from batchwright.measure.snapshot import Snapshot
 from batchwright.measure.throughput import Throughput, throughput
 
 __all__ = [
+    "BatchNormSafety",
     "BatchSharpness",
     "BatchTest",
     "Branch",
@@ -100,6 +102,7 @@ __all__ = [
     "TrialSearch",
     "WhatIf",
     "adam_divisors",
+    "batch_norm_safety",
     "batch_sharpness",
     "batch_sharpness_ratio",
     "branch",
