@@ -70,16 +70,16 @@ class PolarOptions:
             return "polar-express"
         return "rational" if self.smallest >= FLOAT32_SMALLEST else "exact"
 
-    def quintics_for(self, route: str, dtype: torch.dtype) -> tuple[Quintic, ...]:
+    def quintics_for(self, route: str, dtype: torch.dtype, fixed: Quintic = JORDAN) -> tuple[Quintic, ...]:
         """The steps of a route of quintics, for a matrix over its Frobenius norm."""
         if route == "newton-schulz":
-            return (JORDAN,) * (self.depth or jordan_depth(self.smallest))
+            return (fixed,) * (self.depth or jordan_depth(self.smallest))
         safety = BFLOAT16_SAFETY if dtype == torch.bfloat16 else 1.0
         depth = self.depth or best_depth(self.smallest, self.tolerance, safety=safety)
         return best_quintics(self.smallest, depth, safety=safety)
 
 
-def polar(matrix: Tensor, options: PolarOptions | None = None) -> Tensor:
+def polar(matrix: Tensor, options: PolarOptions | None = None, *, fixed: Quintic = JORDAN) -> Tensor:
     """``U V^T`` of the singular value decomposition ``U S V^T``, or what is near it by ``options``.
 
     The factor of a zero matrix is zero; one that holds NaN or an infinity gives NaN throughout. Any shape goes, one row or one
@@ -88,6 +88,7 @@ def polar(matrix: Tensor, options: PolarOptions | None = None) -> Tensor:
     Args:
         matrix: ``(..., m, n)`` of float16, bfloat16, float32 or float64; leading axes are a batch.
         options: The route and how near; by shape and device where left out.
+        fixed: Coefficients of ``newton-schulz``.
 
     Returns:
         In the shape and type of ``matrix``.
@@ -115,24 +116,26 @@ def polar(matrix: Tensor, options: PolarOptions | None = None) -> Tensor:
     elif route in ("rational", "exact"):
         found = _one_by_one(wide, options, route)
     else:
-        steps = options.quintics_for(route, dtype)
+        steps = options.quintics_for(route, dtype, fixed)
         found = iterate_on_gram(wide, steps) if route == "gram" else iterate(wide, steps)
     return (found.mT if tall else found).to(matrix.dtype)
 
 
-def polar_all(matrices: Sequence[Tensor], options: PolarOptions | None = None) -> list[Tensor]:
+def polar_all(
+    matrices: Sequence[Tensor], options: PolarOptions | None = None, *, fixed: Quintic = JORDAN
+) -> list[Tensor]:
     """`polar` of each matrix; on a GPU those of one shape in one batch.
 
     On a CPU a batch was no faster (1607 against 1554 ms in bfloat16, slower in float32), so they go one by one there.
     """
     if not matrices or matrices[0].device.type == "cpu":
-        return [polar(matrix, options) for matrix in matrices]
+        return [polar(matrix, options, fixed=fixed) for matrix in matrices]
     found = list(matrices)
     groups: dict[tuple, list[int]] = {}
     for number, matrix in enumerate(matrices):
         groups.setdefault((*matrix.shape, matrix.dtype, matrix.device), []).append(number)
     for numbers in groups.values():
-        factors = polar(torch.stack([matrices[number] for number in numbers]), options)
+        factors = polar(torch.stack([matrices[number] for number in numbers]), options, fixed=fixed)
         for number, factor in zip(numbers, factors, strict=True):
             found[number] = factor
     return found

@@ -58,7 +58,8 @@ def rational_polar(
         factor = term.mul_(size) if factor is None else factor.add_(term, alpha=size)
     assert factor is not None
     factor.diagonal().add_(chosen.scale / math.sqrt(high))
-    return factor @ scaled
+    # A tall matrix came in transposed; this way what goes out is laid out as it was.
+    return factor @ scaled if scaled.is_contiguous() else (scaled.mT @ factor).mT
 
 
 def _grid(value: float) -> float:
