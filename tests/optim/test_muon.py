@@ -313,7 +313,10 @@ def test_learning_rates_may_be_tensors_and_schedules_go():
         (lambda: Muon(matrices(1), polar_every=0), "polar_every must be an integer of at least 1"),
         (lambda: Muon(matrices(1), adjust_lr_fn="rms"), "adjust_lr_fn must be one of"),
         (lambda: Muon(matrices(1), route="svd"), "route must be one of"),
-        (lambda: Muon([{"params": matrices(1), "optimizer": "sgd"}]), "optimizer of a group must be one of adamw, muon"),
+        (
+            lambda: Muon([{"params": matrices(1), "optimizer": "sgd"}]),
+            "optimizer of a group must be one of adamw, muon",
+        ),
         (lambda: Muon([{"params": matrices(1), "optimizer": "adamw", "betas": (0.9, 1.0)}]), "betas must be"),
     ],
 )

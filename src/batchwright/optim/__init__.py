@@ -1,7 +1,23 @@
 """Optimizers that step in a norm of the matrix: Muon and Scion, and the polar factor that they are made of."""
 
+from batchwright.optim.lmo import NORMS, ColumnNorm, Euclidean, Lmo, RowNorm, Sign, Spectral
 from batchwright.optim.muon import Muon
 from batchwright.optim.param_groups import ParamGroups, param_groups
 from batchwright.optim.polar import PolarOptions, polar
+from batchwright.optim.scion import Scion
 
-__all__ = ["Muon", "ParamGroups", "PolarOptions", "param_groups", "polar"]
+__all__ = [
+    "NORMS",
+    "ColumnNorm",
+    "Euclidean",
+    "Lmo",
+    "Muon",
+    "ParamGroups",
+    "PolarOptions",
+    "RowNorm",
+    "Scion",
+    "Sign",
+    "Spectral",
+    "param_groups",
+    "polar",
+]

@@ -101,7 +101,9 @@ def _kind(parameter: nn.Parameter, uses: list[tuple[str, str, nn.Module]], head:
 
 def _head(model: nn.Module) -> nn.Module | None:
     """The linear layer named as a head, else the last linear layer; none where the model is a single layer."""
-    layers: list[tuple[str, nn.Module]] = [(name, module) for name, module in model.named_modules() if _is_linear(module)]
+    layers: list[tuple[str, nn.Module]] = [
+        (name, module) for name, module in model.named_modules() if _is_linear(module)
+    ]
     named = [
         (name, module)
         for name, module in layers

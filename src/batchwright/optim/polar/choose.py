@@ -10,9 +10,9 @@ from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.core.errors import InputError
 from batchwright.optim.polar.exact import exact_polar
 from batchwright.optim.polar.iterations import GRAM_RATIO, iterate, iterate_on_gram
-from batchwright.optim.polar.quintic import JORDAN, Quintic, best_depth, best_quintics, jordan_depth
+from batchwright.optim.polar.quintic import JORDAN, Quintic, best_depth, best_quintics, jordan_depth, largest_error
 from batchwright.optim.polar.rational import FLOAT32_SMALLEST, rational_polar
-from batchwright.optim.polar.zolotarev import terms_needed
+from batchwright.optim.polar.zolotarev import terms_needed, zolotarev
 
 ROUTES = ("auto", "rational", "polar-express", "gram", "newton-schulz", "exact")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -77,6 +77,22 @@ class PolarOptions:
         safety = BFLOAT16_SAFETY if dtype == torch.bfloat16 else 1.0
         depth = self.depth or best_depth(self.smallest, self.tolerance, safety=safety)
         return best_quintics(self.smallest, depth, safety=safety)
+
+    def largest_for(
+        self, num_rows: int, num_columns: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> float:
+        """No singular value of the factor that this route gives is larger: 1 and what it may miss 1 by."""
+        route = self.route_for(num_rows, num_columns, device)
+        if route == "exact":
+            return 1.0 + 1e-6
+        steps_dtype = _dtype(self, route, dtype)
+        if route == "rational":
+            terms = self.depth or terms_needed(self.smallest, self.tolerance)
+            return 1 + zolotarev(self.smallest, terms).error + 1e-4
+        quintics = self.quintics_for(route, steps_dtype)
+        # In bfloat16 a product of m terms may be off by some units in the third digit.
+        rounding = 0.03 if steps_dtype == torch.bfloat16 else 1e-3
+        return 1 + rounding + (0.21 if route == "newton-schulz" else largest_error(quintics, self.smallest))
 
 
 def polar(matrix: Tensor, options: PolarOptions | None = None, *, fixed: Quintic = JORDAN) -> Tensor:
