@@ -1,5 +1,6 @@
 """Optimizers that step in a norm of the matrix: Muon and Scion, and the polar factor that they are made of."""
 
+from batchwright.optim.build import build_optimizer
 from batchwright.optim.lmo import NORMS, ColumnNorm, Euclidean, Lmo, RowNorm, Sign, Spectral
 from batchwright.optim.muon import Muon
 from batchwright.optim.param_groups import ParamGroups, param_groups
@@ -18,6 +19,7 @@ __all__ = [
     "Scion",
     "Sign",
     "Spectral",
+    "build_optimizer",
     "param_groups",
     "polar",
 ]

@@ -20,9 +20,9 @@ from batchwright.core.objectives import accumulate_gradient
 from batchwright.core.preserve import RandomState
 from batchwright.core.records import RecordWriter
 from batchwright.core.serialization import from_plain, to_plain
-from batchwright.core.vectors import trainable
 from batchwright.data.access import fetch
 from batchwright.data.samplers import EpochSampler, SamplerState
+from batchwright.optim.build import build_optimizer
 from batchwright.planning.plan import Plan
 from batchwright.tasks.evaluation import evaluate
 from batchwright.tasks.task import Task
@@ -158,7 +158,7 @@ class _Loop:
         self.task, self.settings, self.device, self.folder, self.records = task, settings, device, folder, records
         seed_everything(settings.seed)
         self.model = task.make_model(settings.seed, device)
-        self.optimizer = settings.optimizer.build(trainable(self.model))
+        self.optimizer = build_optimizer(settings.optimizer, self.model)
         self.sampler = EpochSampler(task.num_train, settings.seed)
         self.watch = Watch(task, settings, self.model, self.optimizer, records)
         self.control = Control(task, settings, self.optimizer, records, self.watch)
