@@ -1,6 +1,7 @@
 """Optimizers that step in a norm of the matrix: Muon and Scion, and the polar factor that they are made of."""
 
 from batchwright.optim.build import build_optimizer
+from batchwright.optim.cost import MuonCost, muon_cost
 from batchwright.optim.lmo import NORMS, ColumnNorm, Euclidean, Lmo, RowNorm, Sign, Spectral
 from batchwright.optim.muon import Muon
 from batchwright.optim.param_groups import ParamGroups, param_groups
@@ -13,6 +14,7 @@ __all__ = [
     "Euclidean",
     "Lmo",
     "Muon",
+    "MuonCost",
     "ParamGroups",
     "PolarOptions",
     "RowNorm",
@@ -20,6 +22,7 @@ __all__ = [
     "Sign",
     "Spectral",
     "build_optimizer",
+    "muon_cost",
     "param_groups",
     "polar",
 ]
