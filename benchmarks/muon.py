@@ -23,6 +23,7 @@ from batchwright.data.access import fetch
 from batchwright.data.samplers import EpochSampler
 from batchwright.measure.snapshot import train_steps
 from batchwright.optim import Muon, PolarOptions, param_groups, polar
+from batchwright.optim.polar import svd_polar
 from batchwright.tasks import REGISTRY
 from benchmarks.ratios import clock
 
@@ -104,10 +105,11 @@ def spectra(size: int) -> dict[str, Tensor | None]:
 
 
 def errors() -> None:
-    """Root mean square of ``1 - s`` over the singular values of each factor."""
+    """Distance of each factor from the exact one over the root of its rank: the root mean square of ``1 - s`` where no direction is wrong."""
     shapes = [(64, 64), (256, 256), (512, 512), (128, 1024), (200, 300), (784, 1600)]
     kinds = {
-        "rational, default": PolarOptions(),
+        "rational, default (2 terms)": PolarOptions(),
+        "rational, 3 terms": PolarOptions(route="rational", depth=3),
         "rational, 5 terms": PolarOptions(route="rational", depth=5),
         "polar-express, 5 steps bfloat16": PolarOptions(route="polar-express", depth=5),
     }
@@ -124,9 +126,10 @@ def errors() -> None:
                 noise = torch.randn(shape, generator=generator, dtype=torch.float64)
                 matrix = (noise if values is None else with_values(noise, values)).float()
                 count += 1
-                base = rms(polar(matrix, quintic))
+                exact = svd_polar(matrix.double())
+                base = distance(polar(matrix, quintic), exact)
                 for kind, options in kinds.items():
-                    found = rms(polar(matrix, options))
+                    found = distance(polar(matrix, options), exact)
                     ratios[kind].append(found / base)
                     worst[kind] = max(worst[kind], found)
                     if found > base:
@@ -144,8 +147,8 @@ def with_values(noise: Tensor, values: Tensor) -> Tensor:
     return (left * values) @ right
 
 
-def rms(factor: Tensor) -> float:
-    return float((torch.linalg.svdvals(factor) - 1).square().mean().sqrt())
+def distance(factor: Tensor, exact: Tensor) -> float:
+    return float(torch.linalg.norm(factor - exact)) / min(factor.shape) ** 0.5
 
 
 def noise(rounds: int) -> None:
@@ -160,26 +163,28 @@ def noise(rounds: int) -> None:
         gauges = [None, MuonNoise(optimizers[1], every=every)]
         inputs = torch.randn(batch_size, width)
 
-        def cycle(number: int) -> None:
-            for _ in range(every):
-                model, optimizer, gauge = models[number], optimizers[number], gauges[number]
-                optimizer.zero_grad()
-                for part in inputs.chunk(2):
-                    (model(part).square().sum() / batch_size).backward()
-                    if gauge is not None:
-                        gauge.after_micro_batch(len(part))
-                optimizer.step()
-                if gauge is not None:
-                    gauge.after_step()
-                    gauge.noise_scale()
-
+        cycles = [partial(noise_cycle, *each, inputs, every) for each in zip(models, optimizers, gauges, strict=True)]
         ratios = []
         for number in range(rounds + 1):
-            first, one, two, last = (clock(partial(cycle, which)) for which in (0, 1, 1, 0))
+            first, one, two, last = (clock(cycles[which]) for which in (0, 1, 1, 0))
             if number > 0:
                 ratios.append((one + two) / (first + last))
         low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
         print(f"| 4 of {width}x{width} | {batch_size} | {every} | {middle:.3f} ({low:.3f}–{high:.3f}) |", flush=True)
+
+
+def noise_cycle(model: nn.Module, optimizer: Muon, gauge, inputs: Tensor, every: int) -> None:
+    """As many steps as one measurement serves."""
+    for _ in range(every):
+        optimizer.zero_grad()
+        for part in inputs.chunk(2):
+            (model(part).square().sum() / len(inputs)).backward()
+            if gauge is not None:
+                gauge.after_micro_batch(len(part))
+        optimizer.step()
+        if gauge is not None:
+            gauge.after_step()
+            gauge.noise_scale()
 
 
 def train(name: str, num_seeds: int, num_steps: int, lr: float, batch_size: int | None, data_root: str | None) -> None:

@@ -46,7 +46,7 @@ def test_every_route_is_as_near_to_the_exact_factor_as_it_says(shape, name):
             found = polar(matrix.to(dtype), options)
             assert found.dtype == dtype
             error = torch.linalg.matrix_norm(found.double() - factor, 2)
-            bound = {"newton-schulz": 0.33, "exact": 2e-4 if dtype == torch.float32 else 1e-9}.get(route, 0.075)
+            bound = {"newton-schulz": 0.33, "exact": 2e-4 if dtype == torch.float32 else 1e-9}.get(route, 0.185)
             if route in ("polar-express", "gram", "newton-schulz"):
                 # Over the Frobenius norm the spectrum begins lower, by up to the root of its length, and so may end lower.
                 low = torch.linalg.svdvals(matrix)[-1] / torch.linalg.matrix_norm(matrix)
@@ -126,7 +126,7 @@ def test_the_factor_of_a_matrix_of_lower_rank_is_the_partial_isometry(route, ran
     found = polar(matrix, PolarOptions(route=route)).double()
     u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
     wanted = u[:, :rank] @ v[:rank]
-    assert torch.linalg.matrix_norm(found - wanted, 2) < (0.07 if route == "rational" else 1e-4)
+    assert torch.linalg.matrix_norm(found - wanted, 2) < (0.18 if route == "rational" else 1e-4)
     assert s[rank] < 1e-4 * s[0]
 
 

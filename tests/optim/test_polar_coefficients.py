@@ -123,8 +123,9 @@ def test_zolotarevs_error_falls_at_the_rate_of_the_theory():
 
 
 def test_the_depth_of_each_route_is_stated():
+    assert depth_for("rational", 2e-3) == 2
     assert depth_for("rational", 1e-3) == 3
-    assert depth_for("polar-express", 1e-3) == 6
+    assert depth_for("polar-express", 1e-3) == 5
     assert depth_for("newton-schulz", 1e-3) == 6
     with pytest.raises(InputError, match="route must be one of"):
         depth_for("exact", 1e-3)

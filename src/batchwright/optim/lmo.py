@@ -111,7 +111,7 @@ class Spectral(Lmo):
     """
 
     name: ClassVar[str] = "spectral"
-    polar: PolarOptions = field(default_factory=lambda: PolarOptions(tolerance=0.02))
+    polar: PolarOptions = field(default_factory=lambda: PolarOptions(tolerance=0.05))
 
     def _direction(self, gradient: Tensor) -> Tensor:
         matrix = as_matrix(gradient)

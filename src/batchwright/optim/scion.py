@@ -66,8 +66,8 @@ class Scion(Optimizer):
         constrained: bool = True,
         scaled: bool = True,
         route: str = "auto",
-        smallest: float = 1e-3,
-        tolerance: float = 0.02,
+        smallest: float = 2e-3,
+        tolerance: float = 0.05,
         depth: int | None = None,
     ) -> None:
         defaults = {

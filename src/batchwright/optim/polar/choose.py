@@ -40,8 +40,8 @@ class PolarOptions:
     """
 
     route: str = "auto"
-    smallest: float = 1e-3
-    tolerance: float = 0.07
+    smallest: float = 2e-3
+    tolerance: float = 0.16
     depth: int | None = None
     dtype: str | None = None
 
@@ -157,7 +157,7 @@ def polar_all(
     return found
 
 
-def depth_for(route: str, smallest: float, tolerance: float = 0.07) -> int:
+def depth_for(route: str, smallest: float, tolerance: float = 0.16) -> int:
     """Terms or steps that a route needs for a spectrum that goes down to ``smallest`` of its largest singular value.
 
     For a tail ``d^-alpha`` the smallest is that. Five steps do not lift it: they recover 65 items of an associative memory with
@@ -165,7 +165,7 @@ def depth_for(route: str, smallest: float, tolerance: float = 0.07) -> int:
 
     Example:
         >>> [depth_for(route, 256.0**-1) for route in ("rational", "polar-express", "newton-schulz")]
-        [3, 5, 5]
+        [2, 5, 5]
     """
     check_choice("route", route, ("rational", "polar-express", "gram", "newton-schulz"))
     if route == "rational":

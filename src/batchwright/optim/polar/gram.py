@@ -34,7 +34,8 @@ def full_gram(wide: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch m m"]:
 
 def in_safe_range(matrix: Float[Tensor, "m n"]) -> tuple[Float[Tensor, "m n"], float]:
     """The matrix, by a power of two brought to where squares are safe, and its largest entry before that."""
-    least, most = (float(value) for value in torch.aminmax(matrix))  # the infinity norm takes 25 times as long
+    straight = matrix if matrix.is_contiguous() else matrix.mT
+    least, most = (float(value) for value in torch.aminmax(straight))  # the infinity norm takes 25 times as long
     largest = max(-least, most)
     if largest == 0 or not math.isfinite(largest) or SAFE[0] <= largest <= SAFE[1]:
         return matrix, largest

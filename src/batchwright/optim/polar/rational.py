@@ -46,11 +46,11 @@ def rational_polar(
     low, high = eigenvalue_bounds(gram)
     lowest = max(smallest, _grid(math.sqrt(low / high)))
     chosen = zolotarev(lowest, num_terms or terms_needed(lowest, tolerance))
+    diagonal = gram.diagonal().clone()
     factor: Tensor | None = None
     for weight, shift in zip(chosen.weights, chosen.shifts, strict=True):
-        shifted = gram.clone()
-        shifted.diagonal().add_(shift * high)
-        triangle, info = torch.linalg.cholesky_ex(shifted)
+        torch.add(diagonal, shift * high, out=gram.diagonal())
+        triangle, info = torch.linalg.cholesky_ex(gram)
         if int(info):  # rounding has made it indefinite: a very long side, or a shift at the edge of the precision
             return exact_polar(wide)
         term = torch.cholesky_inverse(triangle).mT  # symmetric, and so its rows lie one after the other
