@@ -105,7 +105,7 @@ def spectra(size: int) -> dict[str, Tensor | None]:
 
 
 def errors() -> None:
-    """Distance of each factor from the exact one over the root of its rank: the root mean square of ``1 - s`` where no direction is wrong."""
+    """Distance of each factor from the exact one, over the root of its rank."""
     shapes = [(64, 64), (256, 256), (512, 512), (128, 1024), (200, 300), (784, 1600)]
     kinds = {
         "rational, default (2 terms)": PolarOptions(),

@@ -129,3 +129,31 @@ def test_a_plan_is_made_for_muon_and_refused_for_scion_with_the_way_out():
     assert "normalised updates, which no source has measured for Muon" in plan.reasons["lr"]
     with pytest.raises(InputError, match=r"got task 'toy' with scion.*planning\.token_budget"):
         bw.plan(make_task(SPECS["scion"]), device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["ours", "torch", "scion"])
+def test_the_restarted_budget_runs_in_a_loop_of_ones_own(kind):
+    if kind == "torch" and not hasattr(torch.optim, "Muon"):
+        pytest.skip("this torch has no Muon")
+    task = make_task(SPECS["muon"])
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16, bias=False), nn.Tanh(), nn.Linear(16, 2, bias=False))
+    makers = {
+        "ours": lambda: Muon(model.parameters(), lr=0.01),
+        "torch": lambda: torch.optim.Muon(model.parameters(), lr=0.01),
+        "scion": lambda: Scion(model.parameters(), lr=0.01, radius=5.0),
+    }
+    optimizer = makers[kind]()
+    policy = bw.adapt.RestartedBudget(budgets="2400 9600")
+    engine = bw.BatchEngine(model, optimizer, task.train, policy=policy, batch_size=16, micro_batch_size=16)
+    sizes = []
+    for update in engine:
+        for batch in update:
+            losses = task.loss(model, batch)
+            update.backward(losses, torch.full_like(losses, 6.0))
+        sizes.append(update.batch_size)
+        if len(sizes) == 40:
+            break
+    assert sizes[0] == 16
+    assert max(sizes) == 32  # an epoch's last batch is short
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 / 2)
