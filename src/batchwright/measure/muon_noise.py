@@ -59,7 +59,7 @@ class MuonNoise:
         InputError: If the optimizer keeps no nuclear norms.
     """
 
-    def __init__(self, optimizer: Muon, *, every: int = 32, decay: float = 0.8) -> None:
+    def __init__(self, optimizer: Muon, *, every: int = 64, decay: float = 0.8) -> None:
         self._every = check_int("every", every, at_least=1)
         self._decay = check_number("decay", decay, at_least=0.0, below=1.0)
         self._groups = [group for group in optimizer.param_groups if group.get("optimizer") != "adamw"]
