@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from tests.page_blocks import DOCS, run_blocks
 
 from batchwright.optim.polar import JORDAN, best_quintics, depth_for, zolotarev
 from batchwright.optim.polar.choose import BFLOAT16_SAFETY
 from batchwright.optim.polar.quintic import largest_error
-from tests.page_blocks import DOCS, run_blocks
 
 
 def test_the_blocks_of_the_page_run_in_order(capsys):
