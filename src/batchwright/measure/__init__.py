@@ -56,6 +56,7 @@ from batchwright.measure.gradient_statistics import (
 )
 from batchwright.measure.memory import Memory, memory
 from batchwright.measure.memory_trial import TrialSearch, trial_search
+from batchwright.measure.muon_noise import MuonNoise, MuonNoiseScale
 from batchwright.measure.noise import NoiseScale, noise_scale
 from batchwright.measure.noise_groups import adam_divisors, noise_scale_by_group
 from batchwright.measure.noise_ranks import RankNoise
@@ -81,6 +82,8 @@ __all__ = [
     "HessianOperator",
     "LrBound",
     "Memory",
+    "MuonNoise",
+    "MuonNoiseScale",
     "NoiseScale",
     "PerExampleNorms",
     "Pilot",

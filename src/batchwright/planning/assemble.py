@@ -116,6 +116,8 @@ def _halved(chosen: LrChoice) -> str:
 def _lr_reason(task: Task, chosen: LrChoice, turn: Interval) -> str:
     spec = task.optimizer
     rule = "gain rule of SGD" if spec.name == "sgd" else "square-root rule of Adam"
+    if spec.name == "muon":
+        rule = "square-root rule of normalised updates, which no source has measured for Muon,"
     told = f"{rule} from lr {spec.lr:g} at batch size {task.batch_size}, turning at {turn.value:.0f}"
     if chosen.bound is not None and chosen.max_lr is not None:
         top = chosen.max_lr

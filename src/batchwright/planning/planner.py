@@ -10,7 +10,7 @@ import torch
 
 from batchwright.core.checks import check_choice, check_int
 from batchwright.core.environment import resolve_device
-from batchwright.core.errors import NotEnoughEvidenceError
+from batchwright.core.errors import InputError, NotEnoughEvidenceError
 from batchwright.core.statistics import Interval, normal_quantile
 from batchwright.measure.branch import Branch, branch
 from batchwright.measure.memory import Memory, memory
@@ -72,6 +72,11 @@ def plan(
         NonFiniteLossError: If the task's defaults diverge.
     """
     check_choice("objective", objective, OBJECTIVES)
+    if task.optimizer.name == "scion":
+        raise InputError(
+            f"a plan must be for sgd, adam, adamw or muon, got task {task.name!r} with scion; batch size and learning rate of "
+            "scion follow its budget of tokens: call batchwright.planning.token_budget"
+        )
     limit = task.num_train
     if max_batch_size is not None:
         limit = min(check_int("max_batch_size", max_batch_size, at_least=1), limit)
