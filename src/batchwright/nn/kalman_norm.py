@@ -160,7 +160,7 @@ class KalmanNorm1d(_KalmanNorm, nn.BatchNorm1d):
     the weights of the layers before let expect them; gradients flow into these weights. Without a prior, as in the first layer, this is
     ghost batch norm; evaluation is BatchNorm's in any case, and state dicts load from BatchNorm and the other way round.
 
-    The prior is no better estimate than the batch's (docs/nn.md); what helps is that it carries none of the batch's noise.
+    The prior's variance is a worse estimate than the batch's own (docs/nn.md); what helps is that it carries none of its noise.
 
     Args:
         num_features: Channels ``C``.
