@@ -1,6 +1,7 @@
 """Measurements of a training job, each with an interval; none of them leaves a trace in what it measured."""
 
 from batchwright.measure.branch import Branch, branch
+from batchwright.measure.conditional_gradient import ConditionalGradientConstants, conditional_gradient_constants
 from batchwright.measure.curvature import (
     BatchSharpness,
     CurvatureOperator,
@@ -69,6 +70,7 @@ __all__ = [
     "BatchSharpness",
     "BatchTest",
     "Branch",
+    "ConditionalGradientConstants",
     "CurvatureOperator",
     "CurvatureRatio",
     "DualNoiseScale",
@@ -107,6 +109,7 @@ __all__ = [
     "batch_sharpness_ratio",
     "branch",
     "cabs_batch_size",
+    "conditional_gradient_constants",
     "cosine_of_halves",
     "crossover_batch_size",
     "dive_batch_size",
