@@ -33,7 +33,7 @@ class ConditionalGradientConstants:
     """Constants of a problem in the norm of an optimizer: the largest of the layers' norms, dually the sum of their dual norms.
 
     Attributes:
-        smoothness: ``L``: change of one batch's gradient, in the dual norm, over the change of the parameters in the norm; mean over the
+        smoothness: ``L``: change of one batch's gradient, in the dual norm, over that of the parameters in the norm; mean over the
             last steps.
         smoothness_two_batches: The same with each gradient from its own step's batch, as published: larger, by the noise of both.
         mu: Of the Kurdyka-Lojasiewicz condition ``||grad f||_* >= mu (f - f*)``: slope of the batch gradient's dual norm over
