@@ -45,10 +45,10 @@ SMALLEST = 4
 SHORTER = (0.7, 0.4)
 # Example budgets, so that a run takes some 20 seconds of one core; the thinning of the evaluation set on the way; the first batch sizes.
 CASES: dict[str, tuple[int, int, tuple[int, ...]]] = {
-    "char-gpt": (8192, 3, (8, 16, 32, 64, 128)),
-    "fashion-cnn": (60_000, 5, (8, 16, 32, 64, 128, 256)),
-    "cifar-resnet": (10_240, 10, (8, 16, 32, 64, 128)),
-    "fashion-cnn:plain-sgd": (60_000, 5, (8, 16, 32, 64, 128)),
+    "char-gpt": (6144, 3, (8, 16, 32, 64, 128)),
+    "fashion-cnn": (40_000, 10, (8, 16, 32, 64, 128, 256)),
+    "cifar-resnet": (7680, 10, (8, 16, 32, 64, 128)),
+    "fashion-cnn:plain-sgd": (40_000, 10, (8, 16, 32, 64)),
 }
 # First guess of the lr at the smallest size, in units of the task's; the grid is of powers of 2 of the task's.
 FIRST_GUESS = {"fashion-cnn:plain-sgd": 8.0}

@@ -27,7 +27,7 @@ from batchwright.training.step_measures import StepMeasures
 
 WARM_UP = 0.05  # of the example budget, for every run
 # Where the held-out loss is taken, in shares of the example budget: close together at the end, where a decaying run gets there.
-LOOKS = (0.1, 0.25, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+LOOKS = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95)
 NOISE_EVERY = 4  # as `train` and `BatchEngine` have it
 # DiveBatch decides when an epoch ends. These runs are one or two epochs long, so its epochs are sixths of the budget.
 WINDOWS = 6

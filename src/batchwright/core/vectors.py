@@ -80,14 +80,25 @@ class FlatCopy:
         """Take ``tensors`` off."""
         torch._foreach_sub_(self.views, list(tensors))
 
+    def holds(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether it was made for tensors of these shapes and kinds."""
+        return len(tensors) == len(self.views) and all(
+            view.shape == tensor.shape and view.dtype == tensor.dtype and view.device == tensor.device
+            for view, tensor in zip(self.views, tensors, strict=True)
+        )
+
     def sq_norm(self) -> Float[Tensor, ""]:
         """Squared Euclidean norm, exact to float32's last digits at any size."""
-        parts = []
+        parts = [norms.double().square().sum() for norms in self.block_norms()]
+        return torch.stack([part.to(parts[0].device) for part in parts]).sum()
+
+    def block_norms(self) -> list[Tensor]:
+        """Euclidean norms of blocks, one tensor a kind; the squares of all of them add up to `sq_norm`, by one operation a kind."""
+        found = []
         for buffer in self._buffers:
             wide = torch.float32 if buffer.dtype in (torch.float16, torch.bfloat16) else buffer.dtype
-            norms = torch.linalg.vector_norm(buffer.view(-1, BLOCK), dim=1, dtype=wide)
-            parts.append(norms.double().square().sum())
-        return torch.stack([part.to(parts[0].device) for part in parts]).sum()
+            found.append(torch.linalg.vector_norm(buffer.view(-1, BLOCK), dim=1, dtype=wide))
+        return found
 
 
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Float[Tensor, ""]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from batchwright.core.errors import InputError
-from batchwright.core.vectors import gradients
+from batchwright.core.vectors import FlatCopy, gradients
 from batchwright.measure.gradient_statistics import cosine_of_halves
 from batchwright.measure.noise_ranks import RankNoise
 from batchwright.measure.running_noise import MicroBatchNorms, StepNoise
@@ -31,7 +31,8 @@ class StepStatistics:
 
 
 class Gatherer:
-    """Gathers what a controller needs; one for a run, and it holds gradients only while a measured step is under way.
+    """Gathers what a controller needs; one for a run. For the noise of micro-batches it holds one copy of the gradient from the first
+    measured step on, which costs no memory at the highest point: that is in a measured step.
 
     In one process, and under FSDP, the parts are the micro-batches. Under DDP they are the ranks, whose gradients DDP reduces anyway,
     by a communication hook.
@@ -46,6 +47,7 @@ class Gatherer:
         self._wants_noise, self._wants_cosine = bool(needs & NOISE), "cosine" in needs
         self.active = self._wants_noise or self._wants_cosine
         self._norms: MicroBatchNorms | None = None
+        self._copy: FlatCopy | None = None
         self._first_half: list[Tensor] | None = None
         self._by_rank: RankNoise | None = None
         if self._wants_cosine and ranks.world_size > 1:
@@ -82,7 +84,7 @@ class Gatherer:
             self._by_rank.recording = True
         elif self._wants_noise:
             read = self._ranks.local_gradients if self._ranks.sharded else None
-            self._norms = MicroBatchNorms(self._ranks.parameters, read)
+            self._norms = MicroBatchNorms(self._ranks.parameters, read, self._copy)
 
     def after_micro_batch(self, weight: int | Tensor) -> None:
         """A micro-batch of this weight has added its gradient; the number of its examples where they have no weights."""
@@ -117,7 +119,7 @@ class Gatherer:
             noise = self._by_rank.step_noise(local_weight)
             self._by_rank.recording = False
         elif self._norms is not None:
-            noise = self._norms.step_noise()
+            noise, self._copy = self._norms.step_noise(), self._norms.copy
             if noise is not None and self._ranks.sharded:
                 shard = torch.tensor([noise.trace, noise.grad_sq_norm], dtype=torch.float64, device=self._ranks.device)
                 trace, grad_sq_norm = self._ranks.sum(shard).tolist()
