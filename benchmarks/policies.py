@@ -1,25 +1,28 @@
 """Each adaptive policy against the best fixed batch size of a sweep with a tuned learning rate, at equal examples and at equal updates.
 
     python -m benchmarks.policies --task char-gpt --out runs/policies   (real data by BATCHWRIGHT_DATA; resumable)
-    python -m benchmarks.policies --table --out runs/policies
+    python -m benchmarks.policies --table --out runs/policies [--docs docs/policies.md]
 
-Every run has the same example budget, the same warm-up over its first 5 %, and the same cosine decay of the learning rate to zero, both by
-examples. A policy that stands in place of a decay (marked so) has the constant learning rate and the same warm-up instead. The steps are:
+Every run has the same example budget, the same warm-up over its first 5 %, and the same cosine decay of the learning rate to zero,
+both by examples. A policy that stands in place of a decay (marked so) has a constant learning rate after the same warm-up. The steps:
 
-1. *Tuning*, on one seed that is used for nothing else: the lr of each fixed batch size, on a grid of factor 2, extended until the best is
-   inside the grid. Sizes go by factors of 2 and are extended downwards until the best is inside too.
-2. *Fixed batch sizes* at their tuned lr, on the evaluation seeds. The *fixed optimum* is the size ``B*`` with the lowest mean held-out loss at
-   the end; that it is picked on the evaluation seeds favours it, not the policies.
-3. *Policies* on the same evaluation seeds, from ``B*`` with its tuned lr, with their default options; none is tuned. Sizes are kept between
+1. *Tuning*, on one seed that is used for nothing else: the lr of each fixed batch size, on a grid of factor 2, extended until the
+   best is inside the grid. Sizes go by factors of 2 and are extended downwards until the best is inside too, or 2.
+2. *Fixed batch sizes* at their tuned lr, on the evaluation seeds. The *fixed optimum* ``B*`` is the largest size whose mean held-out
+   loss at the end is within half a percent of the lowest: of sizes that are as good, the one with the fewest updates. That it is
+   picked on the evaluation seeds favours it, not the policies.
+3. *Policies* on the same seeds, from ``B*`` with its tuned lr, with their default options; none is tuned. Sizes are kept between
    ``B*/4`` and the largest of the sweep. Learning rate and the rest follow the batch by the optimizer's rules.
 4. The fixed optimum on *shorter budgets*, its schedule as much shorter: what fewer updates cost at its own size.
 
-"Equal examples" is the same budget: there the table has the final loss less that of ``B*`` on the same seeds, the updates over those of ``B*``,
-and the updates until the loss is at the final loss of ``B*`` (mean over seeds; both by the thinned evaluation set, linear between looks).
-"Equal updates" is the policy's final loss less that (a) of ``B*`` with a budget of as many updates, so of fewer examples where a policy grows,
-linear between the budgets run; and (b) of a *fixed* batch size of as many updates at equal examples, which is that of the policy's mean
-size: linear in the logarithm of the updates between the sizes of the sweep. A growing batch always needs fewer updates than the size it
-started from; whether it beats a larger fixed one is what (b) says. Intervals: 95 %, Student's t over paired differences of the seeds.
+"Equal examples" is the same budget: there the table has the final loss less that of ``B*`` on the same seeds, the updates over those of
+``B*``, and the updates until the loss is at the final loss of ``B*`` with the same seed (both on the thinned evaluation set, linear
+between looks). "Equal updates" is the policy's final loss less that of ``B*`` with a budget of as many updates, so of fewer examples
+where a policy grows (linear in the logarithm between the budgets run). "Equal updates and examples" is its loss less that of a *fixed*
+batch size of as many updates, which is the policy's mean size (linear in the logarithm of the updates between the sizes of the sweep).
+A growing batch always needs fewer updates than the size it started from; whether it beats a larger fixed one is what the last says.
+Intervals: 95 %, Student's t over paired differences of the seeds. CABS goes with SGD without momentum alone, so it has a sweep of its
+own, ``fashion-cnn:plain-sgd``.
 """
 
 import argparse
@@ -39,11 +42,12 @@ from batchwright.core.records import make_folder
 from batchwright.tasks.loading import load_task
 from batchwright.tasks.task import OptimizerSpec
 from benchmarks.policy_runs import WARM_UP, Case, Setting, train_run
+from benchmarks.policy_table import draw, load, loss_of, optimum, tables, write_docs
 
 TUNING_SEED = 100
-SMALLEST = 4
+SMALLEST = 2
 SHORTER = (0.7, 0.4)
-# Example budgets, so that a run takes some 20 seconds of one core; the thinning of the evaluation set on the way; the first batch sizes.
+# Example budgets, so that a run takes 10 to 25 seconds of one core; thinning of the evaluation set on the way; first batch sizes.
 CASES: dict[str, tuple[int, int, tuple[int, ...]]] = {
     "char-gpt": (6144, 3, (8, 16, 32, 64, 128)),
     "fashion-cnn": (40_000, 10, (8, 16, 32, 64, 128, 256)),
@@ -100,16 +104,12 @@ class Runs:
         self.lines.append(found)
         shown = "diverged" if found["loss"] is None else f"{found['loss']:.4f}"
         print(
-            f"{kind} {label} seed {setting.seed}: batch {setting.batch_size}, lr {setting.lr:.4g}: loss {shown}, {found['updates']} updates, "
-            f"{found['cpu_s']:.0f} s",
+            f"{kind} {label} seed {setting.seed}: batch {setting.batch_size}, lr {setting.lr:.4g}: loss {shown}, "
+            f"{found['updates']} updates, {found['cpu_s']:.0f} s",
             file=sys.stderr,
             flush=True,
         )
         return found
-
-
-def loss_of(run: dict[str, Any]) -> float:
-    return math.inf if run["loss"] is None else run["loss"]
 
 
 def tune(runs: Runs, case: Case, size: int, guess: int) -> int:
@@ -200,11 +200,11 @@ def run_task(name: str, folder: Path, seeds: range) -> None:
     for size in sizes:
         guess = powers[size] = tune(runs, case, size, guess)
     losses = {size: evaluated(size) for size in sizes}
-    while min(losses, key=lambda size: losses[size]) == min(losses) > SMALLEST:
+    while optimum(losses) == min(losses) > SMALLEST:
         size = min(losses) // 2
         powers[size] = tune(runs, case, size, powers[min(losses)])
         losses[size] = evaluated(size)
-    best = min(losses, key=lambda size: losses[size])
+    best = optimum(losses)
     for label, (policy, first, decays) in policies(case, best, max(losses)).items():
 
         def make(seed: int, policy: Controller = policy, first: int = first, decays: bool = decays) -> Setting:
@@ -231,8 +231,21 @@ def main() -> None:
     parser.add_argument("--task", action="append", choices=list(CASES))
     parser.add_argument("--out", type=Path, default=Path("runs/policies"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--table", action="store_true", help="show the tables of the runs that are there, without running more"
+    )
+    parser.add_argument("--docs", type=Path, help="with --table: a page to put them into, and a picture beside it")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.table:
+        names = [name for name in CASES if path_of(options.out, name).exists()]
+        found = [each for name in names if (each := load(path_of(options.out, name), name)) is not None]
+        text = "\n\n".join(tables(each) for each in found)
+        print(text)
+        if options.docs:
+            write_docs(options.docs, text)
+            draw(options.docs.with_suffix(".png"), found)
+        return
     make_folder(options.out)
     for name in options.task or list(CASES):
         run_task(name, options.out, range(options.seeds))

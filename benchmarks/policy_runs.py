@@ -15,6 +15,7 @@ from torch.utils.data import Subset
 
 from batchwright.adapt import Controller, Measured, check_optimizer
 from batchwright.core.objectives import accumulate_gradient
+from batchwright.core.preserve import RandomState
 from batchwright.core.vectors import trainable
 from batchwright.data.access import fetch
 from batchwright.data.samplers import EpochSampler
@@ -23,7 +24,10 @@ from batchwright.planning.example_clock import ExampleClock
 from batchwright.tasks.evaluation import evaluate
 from batchwright.tasks.task import Task
 from batchwright.training.follow import Follower
-from batchwright.training.step_measures import StepMeasures
+from batchwright.training.ranks import Ranks
+from batchwright.training.split import micro_batch_sizes
+from batchwright.training.step_examples import OF_EXAMPLES, EpochDiversity, ExampleStatistics, example_statistics
+from batchwright.training.step_noise import Gatherer, StepStatistics
 
 WARM_UP = 0.05  # of the example budget, for every run
 # Where the held-out loss is taken, in shares of the example budget: close together at the end, where a decaying run gets there.
@@ -66,7 +70,7 @@ class Setting:
         lr: At ``base_batch_size``.
         seed: Of model and data order.
         max_examples: Budget of the run, and of its schedule.
-        decays: Whether the learning rate decays along a cosine to zero after warm-up; policies that stand in place of a decay have it constant.
+        decays: Whether the learning rate decays along a cosine to zero after warm-up; for policies in place of a decay it is constant.
         looks: Whether the loss on the way is taken.
     """
 
@@ -100,19 +104,19 @@ def train_run(case: Case, setting: Setting) -> dict[str, Any]:
     sampler = EpochSampler(task.num_train, setting.seed)
     window = math.ceil(budget / WINDOWS)
     needs = setting.policy.needs
-    measures = StepMeasures(replace(task, train=Subset(task.train, range(window))), model, needs)
+    gatherer = Gatherer(Ranks(model), needs)
+    epoch = EpochDiversity(window) if "diversity" in needs else None
     noise, state = RunningNoiseScale(), setting.policy.init(batch_size=setting.batch_size)
     step = examples = 0
     batch_size, loss_value = setting.batch_size, math.nan
     changes, curve, looks = [(0, batch_size)], [], case.looks()
     pending = [share * budget for share in LOOKS] if setting.looks else []
 
-    def decide(readings: Any) -> int:
+    def decide(parts: StepStatistics, single: ExampleStatistics | None, diversity: float | None) -> int:
         nonlocal noise, state
-        if readings is not None and readings.parts.noise is not None:
-            noise = noise.update(readings.parts.noise)
+        if parts.noise is not None:
+            noise = noise.update(parts.noise)
         interval = noise.interval()
-        single = readings.examples if readings is not None else None
         known = interval is not None
         measured = Measured(
             step=step,
@@ -126,8 +130,8 @@ def train_run(case: Case, setting: Setting) -> dict[str, Any]:
             trace=single.trace if single else noise.trace if known else None,
             grad_sq_norm=single.grad_sq_norm if single else noise.grad_sq_norm if known else None,
             inner_product_variance=single.inner_product_variance if single else None,
-            cosine=readings.parts.cosine if readings is not None else None,
-            diversity=readings.diversity if readings is not None else None,
+            cosine=parts.cosine,
+            diversity=diversity,
         )
         state, decision = setting.policy.update(state, measured)
         wanted = min(decision.batch_size, task.num_train)
@@ -138,28 +142,39 @@ def train_run(case: Case, setting: Setting) -> dict[str, Any]:
             follower.change_batch_size(wanted, noise_scale=scale)
         return wanted
 
-    batch_size = decide(None)
+    batch_size = decide(StepStatistics(), None, None)
     diverged = False
-    while examples < budget:
+    while examples < budget and not diverged:
         size = min(batch_size, budget - examples)
         batch = fetch(task.train, sampler.take(size))
-        due = measures.active and (step + 1) % NOISE_EVERY == 0
-        sizes = measures.begin(size, size) if due else None
+        sizes, before = None, RandomState.capture() if needs & OF_EXAMPLES else None
+        if (gatherer.active or epoch is not None) and (step + 1) % NOISE_EVERY == 0:
+            sizes = micro_batch_sizes(
+                size, largest_share=size, micro_batch_size=size, min_parts=gatherer.min_parts, even=gatherer.even
+            )
+        if sizes is not None:
+            gatherer.begin(len(sizes))
         optimizer.zero_grad(set_to_none=True)
-        after = measures.after_micro_batch if sizes is not None else None
-        mean = accumulate_gradient(model, task.loss, batch, sizes=sizes, after_micro_batch=after)
-        readings = measures.end(batch, epoch_over=(examples + size) // window > examples // window)
+        after = gatherer.after_micro_batch if sizes is not None else None
+        loss_value = float(accumulate_gradient(model, task.loss, batch, sizes=sizes, after_micro_batch=after))
+        parts, single, diversity = StepStatistics(), None, None
+        if sizes is not None:
+            parts = gatherer.end(local_weight=size, total_weight=float(size), num_examples=size, scale=1.0)
+            if before is not None and "inner_product_variance" in needs:
+                single = example_statistics(model, task.loss, batch, sizes, before)
+            if before is not None and epoch is not None:
+                epoch.add(model, task.loss, batch, sizes, before)
         optimizer.step()
-        loss_value = float(mean)
+        if epoch is not None and (examples + size) // window > examples // window:
+            diversity = epoch.close()
         step, examples = step + 1, examples + size
         clock.advance(size)
-        if not math.isfinite(loss_value):
-            diverged = True
-            break
-        wanted = decide(readings)
-        if wanted != batch_size:
-            changes.append((examples, wanted))
-            batch_size = wanted
+        diverged = not math.isfinite(loss_value)
+        if not diverged:
+            wanted = decide(parts, single, diversity)
+            if wanted != batch_size:
+                changes.append((examples, wanted))
+                batch_size = wanted
         while pending and examples >= pending[0]:
             pending.pop(0)
             curve.append((step, examples, evaluate(looks, model).values["loss"]))
