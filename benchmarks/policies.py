@@ -11,8 +11,9 @@ both by examples. A policy that stands in place of a decay (marked so) has a con
 2. *Fixed batch sizes* at their tuned lr, on the evaluation seeds. The *fixed optimum* ``B*`` is the largest size whose mean held-out
    loss at the end is within half a percent of the lowest: of sizes that are as good, the one with the fewest updates. That it is
    picked on the evaluation seeds favours it, not the policies.
-3. *Policies* on the same seeds, from ``B*`` with its tuned lr, with their default options; none is tuned. Sizes are kept between
-   ``B*/4`` and the largest of the sweep. Learning rate and the rest follow the batch by the optimizer's rules.
+3. *Policies* on the same seeds, from ``B*`` with its tuned lr, with their default options. Sizes are kept between ``B*/4`` and the
+   largest of the sweep. Learning rate and the rest follow the batch by the optimizer's rules. None is tuned but "schedule, tuned":
+   of `SCHEDULES` the one with the fewest updates that on the tuning seed ends within half a percent of the fixed optimum there.
 4. The fixed optimum on *shorter budgets*, its schedule as much shorter: what fewer updates cost at its own size.
 
 "Equal examples" is the same budget: there the table has the final loss less that of ``B*`` on the same seeds, the updates over those of
@@ -42,11 +43,19 @@ from batchwright.core.records import make_folder
 from batchwright.tasks.loading import load_task
 from batchwright.tasks.task import OptimizerSpec
 from benchmarks.policy_runs import WARM_UP, Case, Setting, train_run
-from benchmarks.policy_table import draw, load, loss_of, optimum, tables, write_docs
+from benchmarks.policy_table import TIE, draw, load, loss_of, optimum, tables, write_docs
 
 TUNING_SEED = 100
 SMALLEST = 2
 SHORTER = (0.7, 0.4)
+# Where the batch grows, in shares of the budget, and to how many times the first size; from the fewest updates to the most.
+SCHEDULES: tuple[tuple[tuple[float, int], ...], ...] = (
+    ((0.5, 2), (0.75, 4)),
+    ((0.625, 2), (0.8125, 4)),
+    ((0.75, 4),),
+    ((0.75, 2), (0.875, 4)),
+    ((0.875, 4),),
+)
 # Example budgets, so that a run takes 10 to 25 seconds of one core; thinning of the evaluation set on the way; first batch sizes.
 CASES: dict[str, tuple[int, int, tuple[int, ...]]] = {
     "char-gpt": (6144, 3, (8, 16, 32, 64, 128)),
@@ -160,7 +169,7 @@ def policies(case: Case, base: int, largest: int) -> dict[str, tuple[Controller,
             False,
         ),
         "schedule, 2x at 1/2, 4x at 3/4": (
-            adapt.Schedule(schedule=f"0:{base} {budget // 2}:{2 * base} {3 * budget // 4}:{4 * base}"),
+            schedule_of(case, base, SCHEDULES[0]),
             base,
             True,
         ),
@@ -181,6 +190,27 @@ def policies(case: Case, base: int, largest: int) -> dict[str, tuple[Controller,
         found["inner-product-test"] = (adapt.InnerProductTest(**bounds), base, True)
         found["dive-batch"] = (adapt.DiveBatch(**bounds), base, True)
     return found
+
+
+def schedule_of(case: Case, base: int, steps: tuple[tuple[float, int], ...]) -> Controller:
+    later = [f"{round(share * case.max_examples)}:{times * base}" for share, times in steps]
+    return adapt.Schedule(schedule=" ".join([f"0:{base}", *later]))
+
+
+def tuned_schedule(runs: Runs, case: Case, base: int, lr: float) -> Controller | None:
+    """The schedule with the fewest updates that is as good as the fixed size on the tuning seed; None where none is."""
+
+    def setting(policy: Controller) -> Setting:
+        return Setting(
+            policy=policy, batch_size=base, lr=lr, seed=TUNING_SEED, max_examples=case.max_examples, looks=False
+        )
+
+    wanted = (1 + TIE) * loss_of(runs.get("tuning", f"fixed {base}", setting(Fixed())))
+    for steps in SCHEDULES:
+        policy = schedule_of(case, base, steps)
+        if loss_of(runs.get("tuning", "schedule", setting(policy))) <= wanted:
+            return policy
+    return None
 
 
 def run_task(name: str, folder: Path, seeds: range) -> None:
@@ -205,7 +235,11 @@ def run_task(name: str, folder: Path, seeds: range) -> None:
         powers[size] = tune(runs, case, size, powers[min(losses)])
         losses[size] = evaluated(size)
     best = optimum(losses)
-    for label, (policy, first, decays) in policies(case, best, max(losses)).items():
+    chosen = policies(case, best, max(losses))
+    tuned = None if name.endswith(":plain-sgd") else tuned_schedule(runs, case, best, lr_of(best))
+    if tuned is not None:
+        chosen["schedule, tuned"] = (tuned, best, True)
+    for label, (policy, first, decays) in chosen.items():
 
         def make(seed: int, policy: Controller = policy, first: int = first, decays: bool = decays) -> Setting:
             return Setting(

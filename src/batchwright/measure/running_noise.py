@@ -5,7 +5,7 @@ averages is far less biased than an average of ratios.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,20 +86,33 @@ class MicroBatchNorms:
     def step_noise(self) -> StepNoise | None:
         """The estimates of this step, or None where fewer than two micro-batches had a weight; ``.grad`` may be clipped by now."""
         sizes = [float(size) for size in self._sizes]
-        num_parts = sum(size > 0 for size in sizes)  # a micro-batch of padding alone has no gradient to compare
-        if num_parts < 2:
+        if self.copy is None:
             return None
-        assert self.copy is not None
         kinds = zip(*self._norms, self.copy.block_norms(), strict=True)
         sums = [torch.stack(norms).double().square_().sum(dim=1).tolist() for norms in kinds]
         *sq_norms, mean_sq_norm = (sum(parts) for parts in zip(*sums, strict=True))
-        batch_size = sum(sizes)
-        # What was accumulated is (n_j / B) g_j, so n_j ||g_j||^2 = ||part_j||^2 B^2 / n_j.
-        weighted = sum(
-            sq_norm * batch_size**2 / size for sq_norm, size in zip(sq_norms, sizes, strict=True) if size > 0
-        )
-        trace = (weighted - batch_size * mean_sq_norm) / (num_parts - 1)
-        return StepNoise(trace=trace, grad_sq_norm=mean_sq_norm - trace / batch_size)
+        return noise_of_parts(sq_norms, mean_sq_norm, sizes)
+
+
+def noise_of_parts(sq_norms: Sequence[float], mean_sq_norm: float, sizes: Sequence[float]) -> StepNoise | None:
+    """The estimates of a step from the squared norms of what each micro-batch added to the gradient, and of the whole gradient.
+
+    Args:
+        sq_norms: One a micro-batch, of ``(n_j / B) g_j``.
+        mean_sq_norm: Of their sum.
+        sizes: ``n_j``, in examples or units of weight; a micro-batch of none, padding alone, has no gradient to compare.
+
+    Returns:
+        The estimates; None where fewer than two micro-batches had a weight.
+    """
+    num_parts = sum(size > 0 for size in sizes)
+    if num_parts < 2:
+        return None
+    batch_size = sum(sizes)
+    # So n_j ||g_j||^2 = ||part_j||^2 B^2 / n_j.
+    weighted = sum(sq_norm * batch_size**2 / size for sq_norm, size in zip(sq_norms, sizes, strict=True) if size > 0)
+    trace = (weighted - batch_size * mean_sq_norm) / (num_parts - 1)
+    return StepNoise(trace=trace, grad_sq_norm=mean_sq_norm - trace / batch_size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from batchwright.core.vectors import FlatCopy, gradients
 from batchwright.measure.gradient_statistics import cosine_of_halves
 from batchwright.measure.noise_ranks import RankNoise
 from batchwright.measure.running_noise import MicroBatchNorms, StepNoise
+from batchwright.measure.separate_norms import SeparateNorms
 from batchwright.training.ranks import DdpRanks, Ranks
 
 # What a controller may need that is made of the noise of the parts.
@@ -40,13 +41,16 @@ class Gatherer:
     Args:
         ranks: The processes.
         needs: Names of `adapt.Measured`.
+        separate: Whether `before_backward` is called before each backward pass; it makes the noise of one process cheaper.
     """
 
-    def __init__(self, ranks: Ranks, needs: frozenset[str]) -> None:
+    def __init__(self, ranks: Ranks, needs: frozenset[str], *, separate: bool = False) -> None:
         self._ranks = ranks
+        # Wrappers of the model have ways of their own with gradients.
+        self._separate = separate and type(ranks) is Ranks
         self._wants_noise, self._wants_cosine = bool(needs & NOISE), "cosine" in needs
         self.active = self._wants_noise or self._wants_cosine
-        self._norms: MicroBatchNorms | None = None
+        self._norms: MicroBatchNorms | SeparateNorms | None = None
         self._copy: FlatCopy | None = None
         self._first_half: list[Tensor] | None = None
         self._by_rank: RankNoise | None = None
@@ -82,9 +86,16 @@ class Gatherer:
         self._norms = None
         if self._by_rank is not None:
             self._by_rank.recording = True
+        elif self._wants_noise and self._separate:
+            self._norms = SeparateNorms(self._ranks.parameters)
         elif self._wants_noise:
             read = self._ranks.local_gradients if self._ranks.sharded else None
             self._norms = MicroBatchNorms(self._ranks.parameters, read, self._copy)
+
+    def before_backward(self) -> None:
+        """The backward pass of a micro-batch of a measured step comes next."""
+        if isinstance(self._norms, SeparateNorms):
+            self._norms.before_backward()
 
     def after_micro_batch(self, weight: int | Tensor) -> None:
         """A micro-batch of this weight has added its gradient; the number of its examples where they have no weights."""
@@ -119,7 +130,9 @@ class Gatherer:
             noise = self._by_rank.step_noise(local_weight)
             self._by_rank.recording = False
         elif self._norms is not None:
-            noise, self._copy = self._norms.step_noise(), self._norms.copy
+            noise = self._norms.step_noise()
+            if isinstance(self._norms, MicroBatchNorms):
+                self._copy = self._norms.copy
             if noise is not None and self._ranks.sharded:
                 shard = torch.tensor([noise.trace, noise.grad_sq_norm], dtype=torch.float64, device=self._ranks.device)
                 trace, grad_sq_norm = self._ranks.sum(shard).tolist()
