@@ -2,6 +2,7 @@
 
 from batchwright.measure.batch_norm_safety import BatchNormSafety, batch_norm_safety
 from batchwright.measure.branch import Branch, branch
+from batchwright.measure.conditional_gradient import ConditionalGradientConstants, conditional_gradient_constants
 from batchwright.measure.curvature import (
     BatchSharpness,
     CurvatureOperator,
@@ -71,6 +72,7 @@ __all__ = [
     "BatchSharpness",
     "BatchTest",
     "Branch",
+    "ConditionalGradientConstants",
     "CurvatureOperator",
     "CurvatureRatio",
     "DualNoiseScale",
@@ -110,6 +112,7 @@ __all__ = [
     "batch_sharpness_ratio",
     "branch",
     "cabs_batch_size",
+    "conditional_gradient_constants",
     "cosine_of_halves",
     "crossover_batch_size",
     "dive_batch_size",

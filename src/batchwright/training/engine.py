@@ -153,7 +153,7 @@ class BatchEngine(EngineSteps):
             num_train=self.stream.num_examples,
             name=optimizer_rules,
         )
-        self.gatherer = Gatherer(self.ranks, self.choice.needs)
+        self.gatherer = Gatherer(self.ranks, self.choice.needs, separate=True)
         self.counts = Counts()
         self.update: Update | None = None
         self.choice.after_step(step=0, num_examples=0, epoch=0, statistics=StepStatistics())
