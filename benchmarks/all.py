@@ -17,6 +17,7 @@ NAMES = (
     "batch_sharpness",
     "monitor_overhead",
     "memory_ceiling",
+    "muon",
     "knee",
     "coverage",
 )
@@ -28,6 +29,7 @@ PEERS = (
     "lightning",
     "opacus",
     "pyhessian",
+    "pytorch-optimizer",
 )
 
 
