@@ -16,7 +16,7 @@ from batchwright.core.preserve import RandomState
 from batchwright.core.records import RecordWriter
 from batchwright.core.serialization import from_plain, to_plain
 from batchwright.data.samplers import EpochSampler, SamplerState
-from batchwright.optim.build import build_optimizer
+from batchwright.optim import Muon, build_optimizer
 from batchwright.tasks.evaluation import Evaluation, evaluate
 from batchwright.tasks.task import Task
 from batchwright.training.batch_gradient import BatchGradient
@@ -64,6 +64,8 @@ class Trainer:
         self.ranks = place(self.model, group, parallel)
         with group.together():
             self.optimizer = build_optimizer(settings.optimizer, self.model)
+            if isinstance(self.optimizer, Muon) and group.world_size > 1:
+                self.optimizer.process_group = torch.distributed.group.WORLD  # each rank makes a part of the factors
             self.sampler = EpochSampler(task.num_train, settings.seed)
             self.watch = Watch(task, settings, self.model, self.optimizer, records, self.ranks)
             self.control = Control(task, settings, self.optimizer, records, self.watch, group)
