@@ -11,6 +11,7 @@ from batchwright.measure.throughput import Throughput
 from batchwright.planning.evidence import gather_evidence
 from batchwright.planning.laws import keep_half_life
 from batchwright.planning.lr_choice import LrChoice
+from batchwright.planning.normalization import NormalizationAdvice
 from batchwright.planning.plan import Cost, Plan
 from batchwright.tasks.task import Task
 
@@ -30,6 +31,7 @@ def assemble(
     times: Throughput,
     memory: Memory,
     branches: Branch | None,
+    advice: NormalizationAdvice | None,
     cost: Cost,
     device: torch.device,
 ) -> Plan:
@@ -49,6 +51,7 @@ def assemble(
         times: Step times.
         memory: The memory ceiling.
         branches: The calibration, if there was one.
+        advice: About batch normalization, where the model has it.
         cost: What it all cost.
         device: Where it was measured.
     """
@@ -69,6 +72,8 @@ def assemble(
     }
     if spec.name != "sgd":
         reasons["beta2"] = f"its half-life in examples is that of {spec.beta2:g} at batch size {task.batch_size}"
+    if advice is not None:
+        reasons["normalization"] = advice.reason
     intervals = {
         "batch_size": chosen.choice.wanted,
         "lr": lr,
@@ -92,7 +97,7 @@ def assemble(
         intervals=intervals,
         reasons=reasons,
         cost=cost,
-        evidence=gather_evidence(chosen, kappa, kappa_source, pilot, times, memory, branches),
+        evidence=gather_evidence(chosen, kappa, kappa_source, pilot, times, memory, branches, advice),
         environment=environment(device),
     )
 
@@ -111,6 +116,8 @@ def _halved(chosen: LrChoice) -> str:
 def _lr_reason(task: Task, chosen: LrChoice, turn: Interval) -> str:
     spec = task.optimizer
     rule = "gain rule of SGD" if spec.name == "sgd" else "square-root rule of Adam"
+    if spec.name == "muon":
+        rule = "square-root rule of normalised updates, which no source has measured for Muon,"
     told = f"{rule} from lr {spec.lr:g} at batch size {task.batch_size}, turning at {turn.value:.0f}"
     if chosen.bound is not None and chosen.max_lr is not None:
         top = chosen.max_lr

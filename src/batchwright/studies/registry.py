@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
+from batchwright.studies.associative_memory.study import ASSOCIATIVE_MEMORY
+from batchwright.studies.conditional_gradient.study import CONDITIONAL_GRADIENT
 from batchwright.studies.eoss.study import EOSS
 from batchwright.studies.study import Study
 
-REGISTRY: Mapping[str, Study] = {study.name: study for study in (EOSS,)}
+REGISTRY: Mapping[str, Study] = {study.name: study for study in (EOSS, ASSOCIATIVE_MEMORY, CONDITIONAL_GRADIENT)}

@@ -1,0 +1,119 @@
+"""Conversion of whole models: what is kept, what is reported, what is refused."""
+
+import copy
+
+import pytest
+import torch
+from tests.nn.models import MODELS
+from torch import nn
+
+import batchwright as bw
+from batchwright.core.errors import InputError
+from batchwright.nn import REGISTRY, GhostBatchNorm1d, GhostBatchNorm2d
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_evaluation_of_a_published_model_is_unchanged_by_ghosts(name):
+    make, shape = MODELS[name]
+    torch.manual_seed(0)
+    model = make()
+    x = torch.randn(shape)
+    with torch.no_grad():
+        model.train()(x)  # running statistics that are not 0 and 1
+        expected = model.eval()(x)
+    num_norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    state = copy.deepcopy(model.state_dict())
+    done = bw.nn.convert(model, "ghost", ghost_size=2)
+    assert done.model is model
+    assert len(done.changed) == num_norms
+    assert not done.kept
+    assert sum(isinstance(module, GhostBatchNorm2d) for module in model.modules()) == num_norms
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+    out = model.train()(x)
+    out.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("to", REGISTRY)
+def test_parameters_stay_the_same_tensors_with_mode_and_requires_grad(to):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, dtype=torch.float64), nn.ReLU()).eval()
+    model[1].weight.requires_grad_(False)
+    weight, bias = model[1].weight, model[1].bias
+    bw.nn.convert(model, to)
+    assert model[1].weight is weight
+    assert model[1].bias is bias
+    assert not weight.requires_grad
+    assert not model[1].training
+
+
+def test_a_shared_layer_stays_one_layer():
+    shared = nn.BatchNorm1d(4)
+    model = nn.ModuleDict({"a": nn.Sequential(nn.Linear(4, 4), shared), "b": shared})
+    done = bw.nn.convert(model, "ghost")
+    assert model["b"] is model["a"][1]
+    assert isinstance(model["b"], GhostBatchNorm1d)
+    assert done.changed[0].names == ("a.1", "b")
+
+
+def test_a_model_that_is_a_norm_itself_is_returned_new():
+    done = bw.nn.convert(nn.BatchNorm1d(4), "ghost", ghost_size=8)
+    assert isinstance(done.model, GhostBatchNorm1d)
+    assert "(the model itself): BatchNorm1d(4" in str(done)
+
+
+def test_ghosts_become_batch_norms_again():
+    model = nn.Sequential(nn.BatchNorm1d(4, eps=1e-3, momentum=None))
+    bw.nn.convert(bw.nn.convert(model, "ghost").model, "batch")
+    assert type(model[0]) is nn.BatchNorm1d
+    assert model[0].eps == 1e-3
+    assert model[0].momentum is None
+
+
+class OwnBatchNorm(nn.BatchNorm1d):
+    pass
+
+
+def test_what_cannot_be_replaced_is_reported_with_the_reason():
+    hooked, frozen = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+    hooked.register_forward_hook(lambda *_: None)
+    model = nn.Sequential(
+        nn.LayerNorm(4),
+        nn.SyncBatchNorm(4),
+        OwnBatchNorm(4),
+        hooked,
+        frozen,
+        nn.LazyBatchNorm1d(),
+        nn.InstanceNorm1d(4),
+    )
+    frozen.eval()
+    done = bw.nn.convert(model, "ghost")
+    assert not done.changed
+    reasons = {kept.names[0]: kept.why for kept in done.kept}
+    words = [
+        "one example",
+        "all ranks",
+        "class of its own",
+        "hooks",
+        "frozen",
+        "does not know its channels",
+        "one example",
+    ]
+    for place, word in enumerate(words):
+        assert word in reasons[str(place)], word
+    assert "0 layers changed, 7 kept" in str(done)
+
+
+def test_unknown_targets_and_options_are_refused():
+    with pytest.raises(InputError, match="to must be one of batch, ghost, group, renorm"):
+        bw.nn.convert(nn.BatchNorm1d(4), "goast")
+    with pytest.raises(InputError, match=r"options of to='ghost' must be among ghost_size, .*got size"):
+        bw.nn.convert(nn.BatchNorm1d(4), "ghost", size=4)
+
+
+def test_a_layer_that_cannot_be_what_is_asked_is_named_and_nothing_has_changed():
+    model = nn.Sequential(nn.BatchNorm1d(8), nn.Sequential(nn.BatchNorm1d(6)))
+    with pytest.raises(InputError, match=r"layer '1.0' cannot become group: num_groups must divide.*6 channels"):
+        bw.nn.convert(model, "group", num_groups=4)
+    assert all(type(layer) is nn.BatchNorm1d for layer in (model[0], model[1][0]))
