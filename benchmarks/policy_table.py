@@ -168,7 +168,7 @@ def signed(interval: Interval | None) -> str:
 
 def sizes_of(runs: Sequence[Run]) -> str:
     """First, median last, and mean batch size."""
-    last = np.median([run["changes"][-1][1] for run in runs])
+    last = np.median([[size for start, size in run["changes"] if start < run["examples"]][-1] for run in runs])
     mean = np.mean([run["examples"] / run["updates"] for run in runs])
     return f"{runs[0]['batch_size']} → {last:.0f}, mean {mean:.1f}"
 
