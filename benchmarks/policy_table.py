@@ -201,6 +201,10 @@ def tables(found: Results) -> str:
     for row, label, runs in sorted(
         rows, key=lambda each: each[0].less_optimum.value if each[0].less_optimum else math.inf
     ):
+        lost = sum(run["loss"] is None for run in runs)
+        if lost:
+            lines.append(f"| {label} | {sizes_of(runs)} | | diverged in {lost} of {found.seeds} | | | |")
+            continue
         reached = f"{np.mean(row.reached):.2f} ({len(row.reached)} of {found.seeds})" if row.reached else "never"
         lines.append(
             f"| {label} | {sizes_of(runs)} | {row.updates:.2f} | {signed(row.less_optimum)} | {reached} | {signed(row.less_shorter)} "
