@@ -246,6 +246,8 @@ def draw(path: Path, all_found: Sequence[Results]) -> None:
                 x, y = np.mean([run["updates"] for run in runs]), np.mean([run["loss"] for run in runs])
                 axes.plot(x, y, MARKS[number % len(MARKS)], color=f"C{number % 10}", markersize=8, label=label)
         axes.set_xscale("log")
+        axes.set_xticks(updates, [f"{each:,}" for each in updates])
+        axes.set_xticks([], minor=True)
         axes.set_title(f"{found.name}, {found.at_best[0]['examples']:,} examples", fontsize=10)
         axes.set_xlabel("updates")
         axes.set_ylabel("held-out loss")
