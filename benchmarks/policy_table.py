@@ -168,7 +168,7 @@ def signed(interval: Interval | None) -> str:
 
 def sizes_of(runs: Sequence[Run]) -> str:
     """First, median last, and mean batch size."""
-    last = np.median([run["changes"][-1][1] for run in runs])
+    last = np.median([[size for start, size in run["changes"] if start < run["examples"]][-1] for run in runs])
     mean = np.mean([run["examples"] / run["updates"] for run in runs])
     return f"{runs[0]['batch_size']} → {last:.0f}, mean {mean:.1f}"
 
@@ -201,6 +201,10 @@ def tables(found: Results) -> str:
     for row, label, runs in sorted(
         rows, key=lambda each: each[0].less_optimum.value if each[0].less_optimum else math.inf
     ):
+        lost = sum(run["loss"] is None for run in runs)
+        if lost:
+            lines.append(f"| {label} | {sizes_of(runs)} | | diverged in {lost} of {found.seeds} | | | |")
+            continue
         reached = f"{np.mean(row.reached):.2f} ({len(row.reached)} of {found.seeds})" if row.reached else "never"
         lines.append(
             f"| {label} | {sizes_of(runs)} | {row.updates:.2f} | {signed(row.less_optimum)} | {reached} | {signed(row.less_shorter)} "
@@ -242,6 +246,8 @@ def draw(path: Path, all_found: Sequence[Results]) -> None:
                 x, y = np.mean([run["updates"] for run in runs]), np.mean([run["loss"] for run in runs])
                 axes.plot(x, y, MARKS[number % len(MARKS)], color=f"C{number % 10}", markersize=8, label=label)
         axes.set_xscale("log")
+        axes.set_xticks(updates, [f"{each:,}" for each in updates])
+        axes.set_xticks([], minor=True)
         axes.set_title(f"{found.name}, {found.at_best[0]['examples']:,} examples", fontsize=10)
         axes.set_xlabel("updates")
         axes.set_ylabel("held-out loss")
