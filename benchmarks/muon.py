@@ -184,7 +184,8 @@ def noise_cycle(model: nn.Module, optimizer: Muon, gauge, inputs: Tensor, every:
         optimizer.step()
         if gauge is not None:
             gauge.after_step()
-            gauge.noise_scale()
+    if gauge is not None:
+        gauge.noise_scale()
 
 
 def train(name: str, num_seeds: int, num_steps: int, lr: float, batch_size: int | None, data_root: str | None) -> None:
