@@ -4,5 +4,6 @@ from collections.abc import Mapping
 
 from batchwright.studies.eoss.study import EOSS
 from batchwright.studies.study import Study
+from batchwright.studies.train_longer.study import TRAIN_LONGER
 
-REGISTRY: Mapping[str, Study] = {study.name: study for study in (EOSS,)}
+REGISTRY: Mapping[str, Study] = {study.name: study for study in (EOSS, TRAIN_LONGER)}
