@@ -6,7 +6,10 @@ from dataclasses import asdict, dataclass
 from batchwright.studies.study import Cell
 from batchwright.studies.train_longer.arms import ARMS, PUBLISHED_ARMS
 from batchwright.studies.train_longer.fit import Sizes
+from batchwright.studies.train_longer.identities import run_covariance, run_ghosts
 from batchwright.studies.train_longer.table import run_entry
+from batchwright.studies.train_longer.travel import run_travel
+from batchwright.studies.train_longer.walks import run_walks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +38,10 @@ class Table:
     num_seeds: Mapping[str, int]
     arms: tuple[str, ...] = tuple(ARMS)
 
+    def arms_of(self, preset: str) -> tuple[str, ...]:
+        """The arms of a preset: the smoke preset leaves those out that are not published."""
+        return tuple(arm for arm in self.arms if preset != "smoke" or arm in PUBLISHED_ARMS)
+
 
 TABLES = {
     table.name: table
@@ -46,7 +53,7 @@ TABLES = {
             network="digits-mlp",
             num_train=500,
             sizes=Sizes(small=16, large=250, lr=0.05, epochs=12, weight_decay=1e-4),
-            num_seeds={"tiny": 2, "smoke": 2, "laptop": 20},
+            num_seeds={"tiny": 1, "smoke": 2, "laptop": 20},
         ),
         Table(
             name="noisy",
@@ -109,7 +116,7 @@ def table_cells(preset: str, seed: int) -> list[Cell]:
     for index in range(most):
         for table in TABLES.values():
             if index < table.num_seeds.get(preset, 0):
-                found += [_entry(table, arm, seed + index, order=len(found)) for arm in table.arms]
+                found += [_entry(table, arm, seed + index, order=len(found)) for arm in table.arms_of(preset)]
     return found
 
 
@@ -130,6 +137,63 @@ def _entry(table: Table, arm: str, seed: int, order: int) -> Cell:
     )
 
 
+# Batch size, whether the learning rate follows it, and the share of labels drawn anew.
+TRAVELS = ((32, True, 0.0), (32, False, 0.0), (128, True, 0.0), (512, True, 0.0), (16, True, 0.5))
+NUM_UPDATES = {"tiny": 200, "smoke": 600, "laptop": 1500}
+TRAVEL_SEEDS = {"tiny": 1, "smoke": 1, "laptop": 4}
+WALK_STEPS = {"tiny": 3000, "smoke": 30_000, "laptop": 300_000}
+WALK_SEEDS = {"tiny": 1, "smoke": 1, "laptop": 4}
+NUM_WALKERS = 400
+NUM_DRAWS = {"tiny": 500, "smoke": 2000, "laptop": 20_000}
+COVARIANCE_SIZES = (8, 32, 256)
+
+
 def cells(preset: str, seed: int) -> Sequence[Cell]:
     """The cells of a preset, in the order of the summary."""
-    return table_cells(preset, seed)
+    if preset not in NUM_DRAWS:
+        return table_cells(preset, seed)
+    found = [
+        Cell(
+            name="ghosts",
+            run=run_ghosts,
+            arguments={"num_ghosts": 8, "ghost_size": 16, "num_features": 24, "seed": seed},
+        ),
+        Cell(
+            name="covariance",
+            run=run_covariance,
+            arguments={"batch_sizes": list(COVARIANCE_SIZES), "num_draws": NUM_DRAWS[preset], "seed": seed},
+        ),
+    ]
+    found += table_cells(preset, seed)
+    for run_seed in range(seed, seed + TRAVEL_SEEDS[preset]):
+        found += [_travel(preset, *each, run_seed) for each in TRAVELS]
+    found += [
+        Cell(
+            name=f"walks/seed-{run_seed}",
+            run=run_walks,
+            arguments={"num_walkers": NUM_WALKERS, "num_steps": WALK_STEPS[preset], "seed": run_seed},
+            weight=900.0,
+        )
+        for run_seed in range(seed, seed + WALK_SEEDS[preset])
+    ]
+    return found
+
+
+def _travel(preset: str, batch_size: int, scaled: bool, label_noise: float, run_seed: int) -> Cell:
+    return Cell(
+        name=f"travel/{travel_name(batch_size, scaled, label_noise)}/seed-{run_seed}",
+        run=run_travel,
+        arguments={
+            "batch_size": batch_size,
+            "scaled": scaled,
+            "label_noise": label_noise,
+            "num_updates": NUM_UPDATES[preset],
+            "seed": run_seed,
+        },
+        weight=10.0,
+    )
+
+
+def travel_name(batch_size: int, scaled: bool, label_noise: float) -> str:
+    """Of a setting of the travels, in names of cells."""
+    return f"b-{batch_size}" + ("" if scaled else "-lr-kept") + ("-noisy-labels" if label_noise else "")
