@@ -77,7 +77,9 @@ def test_a_measurement_leaves_everything_as_it_was():
     with torch.no_grad():
         for each in model.parameters():
             each.add_(1.0)
-    assert random_potential(model, loss, batch, RADII, generator=torch.Generator().manual_seed(3), center=center) == first
+    assert (
+        random_potential(model, loss, batch, RADII, generator=torch.Generator().manual_seed(3), center=center) == first
+    )
 
     def broken(network, data):
         raise RuntimeError("no")

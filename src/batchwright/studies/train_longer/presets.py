@@ -53,7 +53,7 @@ TABLES = {
             network="digits-mlp",
             num_train=500,
             sizes=Sizes(small=16, large=250, lr=0.05, epochs=12, weight_decay=1e-4),
-            num_seeds={"tiny": 1, "smoke": 2, "laptop": 20},
+            num_seeds={"tiny": 1, "smoke": 2, "laptop": 12},
         ),
         Table(
             name="noisy",
@@ -63,7 +63,7 @@ TABLES = {
             num_train=1280,
             label_noise=0.2,
             sizes=Sizes(small=32, large=640, lr=0.05, epochs=12, weight_decay=1e-4),
-            num_seeds={"smoke": 1, "laptop": 12},
+            num_seeds={"smoke": 1, "laptop": 8},
         ),
         Table(
             name="mnist-f1",
@@ -140,9 +140,9 @@ def _entry(table: Table, arm: str, seed: int, order: int) -> Cell:
 # Batch size, whether the learning rate follows it, and the share of labels drawn anew.
 TRAVELS = ((32, True, 0.0), (32, False, 0.0), (128, True, 0.0), (512, True, 0.0), (16, True, 0.5))
 NUM_UPDATES = {"tiny": 200, "smoke": 600, "laptop": 1500}
-TRAVEL_SEEDS = {"tiny": 1, "smoke": 1, "laptop": 4}
+TRAVEL_SEEDS = {"tiny": 1, "smoke": 1, "laptop": 3}
 WALK_STEPS = {"tiny": 3000, "smoke": 30_000, "laptop": 300_000}
-WALK_SEEDS = {"tiny": 1, "smoke": 1, "laptop": 4}
+WALK_SEEDS = {"tiny": 1, "smoke": 1, "laptop": 3}
 NUM_WALKERS = 400
 NUM_DRAWS = {"tiny": 500, "smoke": 2000, "laptop": 20_000}
 COVARIANCE_SIZES = (8, 32, 256)

@@ -104,7 +104,7 @@ def cifar(data_root: Path | None, num_train: int, device: torch.device) -> Probl
     folder = resolve_data_root(data_root) / "cifar10"
     whole = (folder / "cifar10-train-50k.npz").exists()
     parts = []
-    for part in (("train-50k", "test-10k") if whole else ("train-20k", "test-5k")):
+    for part in ("train-50k", "test-10k") if whole else ("train-20k", "test-5k"):
         images, classes = read_npz_images(folder / f"cifar10-{part}.npz")
         parts.append((torch.from_numpy(images).movedim(3, 1).float() / 255.0, torch.from_numpy(classes)))
     (inputs, labels), (test_inputs, test_labels) = parts
