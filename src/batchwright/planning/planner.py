@@ -68,8 +68,8 @@ def plan(
         max_batch_size: Never more; the number of training examples where left out.
         memory_bytes: Memory that a step may take; a part of what is free where left out.
         kappa: Critical batch size over noise scale; the prior from the built-in tasks where left out.
-        regime: How long to train when the batch is larger: ``keep-epochs``, as many examples as the task's limit, or ``keep-updates``,
-            as many updates as the default batch size makes within it (regime adaptation, Hoffer et al. 2017).
+        regime: How long to train when the batch is larger: ``keep-epochs``, as many examples as the task's limit, or
+            ``keep-updates``, as many updates as the default batch size makes within it (regime adaptation, Hoffer et al. 2017).
         lr_rule: ``gain``, ``linear``, ``square-root`` or ``keep`` (`planning.RULES`); the optimizer's own where left out.
         max_grad_norm: Gradients are to be clipped to this norm.
         gradient_noise: Keep the learning rate, and give gradients the covariance of the default batch size by multiplicative noise

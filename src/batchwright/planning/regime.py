@@ -12,7 +12,10 @@ from batchwright.core.errors import InputError
 
 REGIMES = ("keep-epochs", "keep-updates")
 # What `keep-updates` costs where labels are wrong, from the study: part of what is said of it.
-CAUTION = "needs clean labels or early stopping: with 20 % wrong labels it learnt them, and test accuracy fell by 9 points (study train-longer)"
+CAUTION = (
+    "needs clean labels or early stopping: with 20 % of the labels drawn anew it learnt the wrong ones, and test accuracy fell by 9 "
+    "points (study train-longer)"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,8 +23,8 @@ class Regime:
     """How long to train at the planned batch size, and how its gradient is treated.
 
     Attributes:
-        name: ``keep-epochs``: as many examples as at the default batch size, so fewer updates; ``keep-updates``: as many updates, so more
-            examples.
+        name: ``keep-epochs``: as many examples as at the default batch size, so fewer updates; ``keep-updates``: as many updates, so
+            more examples.
         base_max_examples: Examples after which a run ends at the default batch size.
         base_batch_size: The default batch size.
         batch_size: The planned one.
@@ -97,7 +100,7 @@ def adapted_examples(regime: str, max_examples: int, *, base_batch_size: int, ba
     """The limit of examples at another batch size.
 
     Args:
-        regime: ``keep-epochs`` leaves it; ``keep-updates`` multiplies it by the ratio of batch sizes, which keeps the number of updates.
+        regime: ``keep-epochs`` leaves it; ``keep-updates`` multiplies it by the ratio of batch sizes, which keeps the updates.
         max_examples: The limit at ``base_batch_size``.
         base_batch_size: In examples.
         batch_size: In examples.

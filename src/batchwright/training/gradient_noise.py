@@ -20,8 +20,8 @@ def noise_variance(batch_size: int, like_batch_size: int, *, kind: str = "balanc
     With ``S0`` the covariance of an example's gradient over the data set and ``S = S0 + G G'`` its uncentred second moment, a batch of
     ``M`` of ``N`` examples without replacement has the covariance ``(1/M - 1/N) N/(N-1) S0``. Weights of variance ``s2``
     add ``s2 S / M`` if they are independent, and ``s2 (M-1)/M^2 N/(N-1) S0`` if they are balanced to sum to ``M``. So
-    ``s2 = M (M - m) / (m (M - 1))`` makes balanced weights match a batch of ``m`` examples exactly, matrix by matrix, whatever ``G`` and
-    ``N`` are; for independent ones ``s2 = M/m - 1`` matches it where the mean gradient ``G`` is small beside its noise,
+    ``s2 = M (M - m) / (m (M - 1))`` makes balanced weights match a batch of ``m`` examples exactly, matrix by matrix, whatever ``G``
+    and ``N`` are; for independent ones ``s2 = M/m - 1`` matches it where the mean gradient ``G`` is small beside its noise,
     and is too much by ``s2 G G'/M`` where it is not.
 
     Args:

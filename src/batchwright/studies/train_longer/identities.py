@@ -45,8 +45,8 @@ def run_covariance(place: Place, *, batch_sizes: list[int], num_draws: int, seed
     """Total variance of batch gradients over many draws, beside its closed form.
 
     Returns:
-        ``plain``: for each batch size the measured total variance over ``(1/M) (N-M)/(N-1) tr S0``. ``noise``: for each kind of weights,
-        at the largest batch size, the measured total variance over that of a batch of `SMALL` examples; for independent
+        ``plain``: for each batch size the measured total variance over ``(1/M) (N-M)/(N-1) tr S0``. ``noise``: for each kind of
+        weights, at the largest batch size, the measured total variance over that of a batch of `SMALL` examples; for independent
         weights of variance ``M/m - 1`` also what the mean gradient adds to it in closed form.
     """
     gradients = per_example_gradients(seed)
@@ -97,8 +97,8 @@ def run_ghosts(place: Place, *, num_ghosts: int, ghost_size: int, num_features: 
     """Ghost batch norm against batch norm called once a ghost, in float64.
 
     Returns:
-        Largest differences of ``outputs``, ``gradients``, ``running`` statistics and ``evaluation``; ``weights``: what the weights of the
-        running statistics sum to, and ``printed``: what those of the paper's algorithm box would.
+        Largest differences of ``outputs``, ``gradients``, ``running`` statistics and ``evaluation``; ``weights``: what the weights of
+        the running statistics sum to, and ``printed``: what those of the paper's algorithm box would.
     """
     generator = stream(seed, "train-longer", "ghosts")
     x = torch.randn(num_ghosts * ghost_size, num_features, generator=generator, dtype=torch.float64) * 3 + 1

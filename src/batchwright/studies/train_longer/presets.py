@@ -144,7 +144,7 @@ TRAVEL_SEEDS = {"tiny": 1, "smoke": 1, "laptop": 3}
 WALK_STEPS = {"tiny": 3000, "smoke": 30_000, "laptop": 300_000}
 WALK_SEEDS = {"tiny": 1, "smoke": 1, "laptop": 3}
 NUM_WALKERS = 400
-NUM_DRAWS = {"tiny": 500, "smoke": 2000, "laptop": 20_000}
+NUM_DRAWS = {"tiny": 500, "smoke": 2000, "laptop": 8000}
 COVARIANCE_SIZES = (8, 32, 256)
 
 

@@ -6,6 +6,7 @@ of CIFAR-10 (four pixels of padding, a random crop, a flip).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from batchwright.core.errors import DataError
 from batchwright.core.preserve import RandomState
 from batchwright.data.readers import read_idx, read_npz_images, resolve_data_root
 from batchwright.nn import GhostBatchNorm1d, GhostBatchNorm2d
@@ -109,8 +111,6 @@ def cifar(data_root: Path | None, num_train: int, device: torch.device) -> Probl
         parts.append((torch.from_numpy(images).movedim(3, 1).float() / 255.0, torch.from_numpy(classes)))
     (inputs, labels), (test_inputs, test_labels) = parts
     if num_train > len(inputs):
-        from batchwright.core.errors import DataError
-
         raise DataError(
             f"CIFAR-10 must have at least {num_train} training images, got {len(inputs)} in {folder}; put the whole set there as "
             "cifar10-train-50k.npz and cifar10-test-10k.npz"
@@ -162,7 +162,7 @@ def make_network(name: str, seed: int, *, ghost_size: int | None) -> nn.Module:
 
 def _perceptron(sizes: tuple[int, ...], ghost_size: int | None) -> nn.Sequential:
     parts: list[nn.Module] = []
-    for before, after in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for before, after in pairwise(sizes[:-1]):
         norm = nn.BatchNorm1d(after) if ghost_size is None else GhostBatchNorm1d(after, ghost_size=ghost_size)
         parts += [nn.Linear(before, after), norm, nn.ReLU()]
     return nn.Sequential(*parts, nn.Linear(sizes[-2], sizes[-1]))

@@ -1,7 +1,7 @@
 """The study of Hoffer, Hubara & Soudry (2017): its cells, and what they say of the paper.
 
-Source: E. Hoffer, I. Hubara, D. Soudry, Train longer, generalize better: closing the generalization gap in large batch training of neural
-networks, NeurIPS 2017, arXiv:1705.08741.
+Source: E. Hoffer, I. Hubara, D. Soudry, Train longer, generalize better: closing the generalization gap in large batch training of
+neural networks, NeurIPS 2017, arXiv:1705.08741.
 """
 
 from collections.abc import Mapping
@@ -20,14 +20,14 @@ from batchwright.studies.train_longer.travel_summary import (
 )
 
 NOTES = (
-    "Seeds differ in initial weights, batches and noise, and on the digits also in the split; differences are taken seed by seed, and "
-    "intervals are 95 % over seeds.",
+    "Seeds differ in initial weights, batches and noise, and on the digits also in the split; differences are taken seed by seed, "
+    "and intervals are 95 % over seeds.",
     "Every run is clipped at norm 5, has momentum 0.9 and divides its learning rate by ten at half and at three quarters of its updates.",
     "+RA makes exactly as many updates as the small batch. An epoch's last batch is as short as it comes.",
 )
 PAPER_NOTE = (
-    "The paper preset needs the whole of CIFAR-10 as cifar10-train-50k.npz and cifar10-test-10k.npz under the data root, and a GPU: the "
-    "runs with as many updates see 32 times as many images."
+    "The paper preset needs the whole of CIFAR-10 as cifar10-train-50k.npz and cifar10-test-10k.npz under the data root, and a GPU: "
+    "the runs with as many updates see 32 times as many images."
 )
 
 

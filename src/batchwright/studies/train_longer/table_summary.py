@@ -233,8 +233,8 @@ def table_figure(found: Sequence[Found]) -> StudyFigure | None:
     return StudyFigure(
         name="tables",
         title="What each ingredient adds to a large batch",
-        caption="Mean test accuracy over seeds with its 95 % interval; from the third arm on each holds what those before it do, as far "
-        "as +RA. Arms called noise keep the small batch's learning rate.",
+        caption="Mean test accuracy over seeds with its 95 % interval; from the third arm on each holds what those before it do, as "
+        "far as +RA. Arms called noise keep the small batch's learning rate.",
         panels=tuple(panels),
         columns=2,
     )
