@@ -92,8 +92,8 @@ def plan(
         find_rule("lr", task.optimizer.name, lr_rule)
     if gradient_noise and lr_rule not in (None, "keep"):
         raise InputError(
-            f"gradient_noise must go with the learning rate kept, got lr_rule={lr_rule!r}: noise for the small batch's learning rate is "
-            "too much for a larger one; leave lr_rule out"
+            f"gradient_noise must go with the learning rate kept, got lr_rule={lr_rule!r}: noise for the small batch's learning rate "
+            "is too much for a larger one; leave lr_rule out"
         )
     limit = task.num_train
     if max_batch_size is not None:

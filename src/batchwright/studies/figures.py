@@ -104,12 +104,13 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
     for series in panel.series:
         _draw_series(axis, series)
     if panel.x_log:
-        axis.set_xscale("log", base=2)
         places = sorted({x for series in panel.series for x in series.x})
+        # Beyond a million a power of two is no longer read at a glance.
+        axis.set_xscale("log", base=2 if not places or places[-1] <= 1e6 else 10)
         if 0 < len(places) <= 9:
             axis.set_xticks(places, [f"{place:g}" for place in places])
             axis.minorticks_off()
-        else:
+        elif places and places[-1] <= 1e6:
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     if panel.y_log:
         axis.set_yscale("log")

@@ -1,7 +1,7 @@
 """How much of the study each preset does, and the cells that it makes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from batchwright.studies.study import Cell
 from batchwright.studies.train_longer.arms import ARMS, PUBLISHED_ARMS
@@ -25,6 +25,7 @@ class Table:
         label_noise: Share of labels drawn anew.
         sizes: Batch sizes, learning rate, epochs.
         num_seeds: By preset.
+        num_short_seeds: By preset, of the published arms that do not train longer, where those are more.
         arms: That are run.
     """
 
@@ -36,7 +37,13 @@ class Table:
     label_noise: float = 0.0
     sizes: Sizes
     num_seeds: Mapping[str, int]
+    num_short_seeds: Mapping[str, int] = field(default_factory=dict)
     arms: tuple[str, ...] = tuple(ARMS)
+
+    def seeds_of(self, preset: str, arm: str) -> int:
+        """Seeds of an arm in a preset: a short run of few updates is cheap, and its differences are small."""
+        short = arm in PUBLISHED_ARMS and not ARMS[arm].longer
+        return max(self.num_seeds.get(preset, 0), self.num_short_seeds.get(preset, 0) if short else 0)
 
     def arms_of(self, preset: str) -> tuple[str, ...]:
         """The arms of a preset: the smoke preset leaves those out that are not published."""
@@ -54,6 +61,7 @@ TABLES = {
             num_train=500,
             sizes=Sizes(small=16, large=250, lr=0.05, epochs=12, weight_decay=1e-4),
             num_seeds={"tiny": 1, "smoke": 2, "laptop": 12},
+            num_short_seeds={"laptop": 40},
         ),
         Table(
             name="noisy",
@@ -64,6 +72,7 @@ TABLES = {
             label_noise=0.2,
             sizes=Sizes(small=32, large=640, lr=0.05, epochs=12, weight_decay=1e-4),
             num_seeds={"smoke": 1, "laptop": 8},
+            num_short_seeds={"laptop": 40},
         ),
         Table(
             name="mnist-f1",
@@ -112,11 +121,12 @@ TABLES = {
 def table_cells(preset: str, seed: int) -> list[Cell]:
     """Entries of the tables, one seed of all of them after another, so that a study that is stopped has whole seeds."""
     found = []
-    most = max((table.num_seeds.get(preset, 0) for table in TABLES.values()), default=0)
+    most = max((table.seeds_of(preset, arm) for table in TABLES.values() for arm in table.arms), default=0)
     for index in range(most):
         for table in TABLES.values():
-            if index < table.num_seeds.get(preset, 0):
-                found += [_entry(table, arm, seed + index, order=len(found)) for arm in table.arms_of(preset)]
+            for arm in table.arms_of(preset):
+                if index < table.seeds_of(preset, arm):
+                    found.append(_entry(table, arm, seed + index, order=len(found)))
     return found
 
 
@@ -143,7 +153,7 @@ NUM_UPDATES = {"tiny": 200, "smoke": 600, "laptop": 1500}
 TRAVEL_SEEDS = {"tiny": 1, "smoke": 1, "laptop": 3}
 WALK_STEPS = {"tiny": 3000, "smoke": 30_000, "laptop": 300_000}
 WALK_SEEDS = {"tiny": 1, "smoke": 1, "laptop": 3}
-NUM_WALKERS = 400
+NUM_WALKERS = {"tiny": 100, "smoke": 400, "laptop": 2000}
 NUM_DRAWS = {"tiny": 500, "smoke": 2000, "laptop": 8000}
 COVARIANCE_SIZES = (8, 32, 256)
 
@@ -171,7 +181,7 @@ def cells(preset: str, seed: int) -> Sequence[Cell]:
         Cell(
             name=f"walks/seed-{run_seed}",
             run=run_walks,
-            arguments={"num_walkers": NUM_WALKERS, "num_steps": WALK_STEPS[preset], "seed": run_seed},
+            arguments={"num_walkers": NUM_WALKERS[preset], "num_steps": WALK_STEPS[preset], "seed": run_seed},
             weight=900.0,
         )
         for run_seed in range(seed, seed + WALK_SEEDS[preset])

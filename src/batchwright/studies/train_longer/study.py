@@ -20,9 +20,10 @@ from batchwright.studies.train_longer.travel_summary import (
 )
 
 NOTES = (
-    "Seeds differ in initial weights, batches and noise, and on the digits also in the split; differences are taken seed by seed, "
-    "and intervals are 95 % over seeds.",
-    "Every run is clipped at norm 5, has momentum 0.9 and divides its learning rate by ten at half and at three quarters of its updates.",
+    "Seeds differ in initial weights, batches and noise, and on the digits also in the split; differences are taken seed by "
+    "seed, and intervals are 95 % over seeds.",
+    "Every run is clipped at norm 5, has momentum 0.9 and divides its learning rate by ten at half and at three quarters of its "
+    "updates.",
     "+RA makes exactly as many updates as the small batch. An epoch's last batch is as short as it comes.",
 )
 PAPER_NOTE = (

@@ -1,7 +1,7 @@
 """Rows and figures of the tables: what each ingredient adds to a large batch, with paired seeds."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,14 +33,17 @@ class Found:
     Attributes:
         table: What was run.
         entries: By arm and seed.
-        num_seeds: How many are planned.
-        planned: Arms of the preset.
+        num_seeds: How many are planned, by arm.
     """
 
     table: Table
     entries: Mapping[str, Mapping[int, Mapping[str, Any]]]
-    num_seeds: int
-    planned: frozenset[str]
+    num_seeds: Mapping[str, int]
+
+    @property
+    def planned(self) -> frozenset[str]:
+        """Arms of the preset."""
+        return frozenset(self.num_seeds)
 
     def values(self, arm: str, what: str = "test") -> dict[int, float]:
         """One number a seed."""
@@ -71,8 +74,7 @@ def find_tables(preset: str, results: Results) -> list[Found]:
                 Found(
                     table=table,
                     entries=entries,
-                    num_seeds=table.num_seeds[preset],
-                    planned=frozenset(table.arms_of(preset)),
+                    num_seeds={arm: table.seeds_of(preset, arm) for arm in table.arms_of(preset)},
                 )
             )
     return found
@@ -125,7 +127,8 @@ def _noise_rows(each: Found) -> list[Row]:
 
 def _difference(each: Found, one: str, other: str, low: float, high: float, claim: str) -> Row:
     found = each.differences(one, other)
-    measured, verdict = judge(list(found.values()), low, high, finished=len(found) >= each.num_seeds)
+    planned = min(each.num_seeds.get(one, 0), each.num_seeds.get(other, 0))
+    measured, verdict = judge(list(found.values()), low, high, finished=len(found) >= planned)
     return Row(
         what=f"{ARMS[one].title} less {ARMS[other].title}: points of test accuracy",
         group=each.table.title,
@@ -136,7 +139,7 @@ def _difference(each: Found, one: str, other: str, low: float, high: float, clai
         low=low,
         high=high,
         verdict=verdict,
-        note=_means(each, one, other) + _left(each, len(found)),
+        note=_means(each, found, one, other) + _left(len(found), planned),
     )
 
 
@@ -164,13 +167,13 @@ def _recovered(each: Found) -> Row:
         low=0.7,
         high=math.inf,
         verdict=verdict,
-        note=_means(each, "sb", "lb", "lr") + _left(each, len(seeds)),
+        note=_means(each, seeds, "sb", "lb", "lr") + _left(len(seeds), each.num_seeds.get("lr", 0)),
     )
 
 
 def _memorised(each: Found) -> Row:
     found = each.values("ra", "train")
-    measured, verdict = judge(list(found.values()), 99.5, 100.0, finished=len(found) >= each.num_seeds)
+    measured, verdict = judge(list(found.values()), 99.5, 100.0, finished=len(found) >= each.num_seeds.get("ra", 0))
     return Row(
         what="+RA: training accuracy, wrong labels included",
         group=each.table.title,
@@ -181,22 +184,22 @@ def _memorised(each: Found) -> Row:
         low=99.5,
         high=100.0,
         verdict=verdict,
-        note=_left(each, len(found)).removeprefix("; "),
+        note=_left(len(found), each.num_seeds.get("ra", 0)).removeprefix("; "),
     )
 
 
-def _means(each: Found, *arms: str) -> str:
+def _means(each: Found, seeds: Collection[int], *arms: str) -> str:
     parts = []
     for arm in arms:
-        values = list(each.values(arm).values())
+        values = [value for seed, value in each.values(arm).items() if seed in seeds]
         if values:
             error = f" ± {np.std(values, ddof=1) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
             parts.append(f"{ARMS[arm].title} {np.mean(values):.2f}{error} %")
     return ", ".join(parts)
 
 
-def _left(each: Found, number: int) -> str:
-    return "" if number >= each.num_seeds else f"; {number} of {each.num_seeds} seeds"
+def _left(number: int, planned: int) -> str:
+    return "" if number >= planned else f"; {number} of {planned} seeds"
 
 
 def table_figure(found: Sequence[Found]) -> StudyFigure | None:
