@@ -15,6 +15,7 @@ KINDS = {
     "NonFiniteLossError": (ArithmeticError, 2),
     "OutputError": (OSError, 2),
     "DoesNotFitError": (RuntimeError, 2),
+    "RankError": (RuntimeError, 1),
     "MissingExtraError": (ImportError, 2),
     "NotEnoughEvidenceError": (RuntimeError, 3),
 }
@@ -26,13 +27,13 @@ def test_a_class_is_also_the_built_in_kind_and_has_its_exit_code(name):
     found = getattr(errors, name)
     assert issubclass(found, BatchwrightError)
     assert issubclass(found, kind)
-    assert found.exit_code == exit_code
+    assert found("").exit_code == exit_code
 
 
 def test_every_class_is_of_the_family_and_has_a_known_exit_code():
     for found in CLASSES:
         assert issubclass(found, BatchwrightError)
-        assert found.exit_code in (1, 2, 3)
+        assert found("").exit_code in (1, 2, 3)
         assert found.__doc__
 
 

@@ -129,3 +129,24 @@ def test_mean_loss_weighs_examples_and_not_batches():
     parts = list(zip(*(tensor.split([20, 1, 2]) for tensor in batch), strict=True))
     assert mean_loss(model, loss, parts) == pytest.approx(float(loss(model, batch).detach().mean()), rel=1e-12)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_parts_of_a_larger_batch_add_up_to_its_gradient_and_empty_passes_count_nothing():
+    torch.manual_seed(0)
+    model, batch = nn.Linear(3, 1), (torch.randn(7, 3), torch.randn(7))
+
+    def loss(model, batch):
+        return (model(batch[0]).squeeze(1) - batch[1]).square()
+
+    accumulate_gradient(model, loss, batch)
+    wanted = model.weight.grad.clone()
+    model.zero_grad()
+    seen: list = []
+    for start, stop, sizes in ((0, 4, [2, 2, 0]), (4, 7, [2, 1, 0])):
+        part = tuple(tensor[start:stop] for tensor in batch)
+        accumulate_gradient(
+            model, loss, part, sizes=sizes, denominator=7, before_micro_batch=seen.append, after_micro_batch=seen.append
+        )
+    accumulate_gradient(model, loss, tuple(tensor[:1] for tensor in batch), sizes=[0], denominator=7)
+    assert torch.allclose(model.weight.grad, wanted, rtol=1e-6)
+    assert seen == [False, 2, False, 2, True, 0, False, 2, False, 1, True, 0]

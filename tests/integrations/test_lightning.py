@@ -102,6 +102,17 @@ def worst_difference(module: Module) -> float:
     return worst
 
 
+def test_a_schedule_in_steps_counts_steps_of_the_optimizer():
+    # Micro-batches of 8: in steps of the loader the sizes would change earlier, in examples elsewhere.
+    policy = Schedule(schedule="0:16 3:32 5:8 9:24", unit="steps")
+    module, trainer = fit(BatchSizeCallback(policy, lr_rule="keep"), epochs=1)
+    sizes = [len(rows) for rows in module.steps]
+    assert sizes[:11] == [16, 16, 16, 32, 32, 8, 8, 8, 8, 24, 24]
+    assert trainer.global_step == len(sizes)
+    assert sorted(torch.cat(module.steps).tolist()) == list(range(196))
+    assert worst_difference(module) < 1e-12
+
+
 def test_each_gradient_is_that_of_the_big_batch_while_the_count_changes_inside_epochs():
     # 24 whole micro-batches of 8 and a short one of 4 an epoch; the counts have no common factor.
     policy = Schedule(schedule="0:16 50:24 150:40 250:8 330:56")

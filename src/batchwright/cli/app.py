@@ -1,5 +1,6 @@
 """The command line: one thin file a command, one line for an error, and the exit codes of the documentation."""
 
+import os
 import sys
 from typing import Any
 
@@ -13,7 +14,7 @@ from batchwright.cli.report import report
 from batchwright.cli.study import study
 from batchwright.cli.tasks import tasks
 from batchwright.cli.train import train
-from batchwright.core.errors import BatchwrightError
+from batchwright.core.errors import BatchwrightError, InputError, RankError
 
 app = typer.Typer(
     name="batchwright",
@@ -27,6 +28,8 @@ for command in (demo, plan, train, study, report, tasks, doctor):
     app.command()(command)
 
 INTERRUPTED = 130
+# Commands that several ranks would all do, each over the other's files.
+ALONE = frozenset({"demo", "plan", "study", "report"})
 
 
 def main() -> None:
@@ -35,20 +38,40 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command and return its exit code: 0 done, 2 bad input, 3 not enough evidence, 1 a failure of ours."""
+    """Run a command and return its exit code: 0 done, 2 bad input, 3 not enough evidence, 1 a failure of ours.
+
+    Of several ranks one alone says what went wrong: the first, if it knows.
+    """
+    rank, world_size = job_rank()
     try:
+        if world_size > 1 and arguments and arguments[0] in ALONE:
+            raise InputError(
+                f"{arguments[0]} must run in a single process, got {world_size}; start it without torchrun"
+            )
         code: Any = app(arguments, standalone_mode=False)
     except BatchwrightError as error:
-        return _say(str(error), error.exit_code)
+        if rank > 0 and (isinstance(error, RankError) or getattr(error, "told", False)):
+            return error.exit_code
+        return _say(f"rank {rank}: {error}" if rank > 0 else str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _say("interrupted; a run that was started can be resumed with --resume", INTERRUPTED)
+        return (
+            INTERRUPTED
+            if rank > 0
+            else _say("interrupted; a run that was started can be resumed with --resume", INTERRUPTED)
+        )
     except Exception as error:
-        if hasattr(error, "format_message"):  # an error of the argument parser
-            return _say(error.format_message(), 2)
+        if hasattr(error, "format_message"):  # an error of the argument parser, which all ranks have alike
+            return _say(error.format_message(), 2) if rank == 0 else 2
         if type(error).__name__ == "Abort":
             return _say("interrupted; a run that was started can be resumed with --resume", INTERRUPTED)
         raise
     return code if isinstance(code, int) else 0
+
+
+def job_rank() -> tuple[int, int]:
+    """Number of this process and of all, by the environment of a launcher such as ``torchrun``."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    return (int(os.environ.get("RANK", "0")), world_size) if world_size > 1 else (0, 1)
 
 
 def _say(message: str, code: int) -> int:

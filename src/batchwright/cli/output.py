@@ -40,8 +40,8 @@ def print_json(command: str, result: Any, cost: Any, device: str = "cpu") -> Non
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A bar on a terminal; nothing where standard error is a file or a pipe."""
+def progress_bar(*, shown: bool = True) -> Iterator[Progress]:
+    """A bar on a terminal; nothing where standard error is a file or a pipe, or it is not to be shown."""
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -49,7 +49,7 @@ def progress_bar() -> Iterator[Progress]:
         TimeElapsedColumn(),
         console=errors(),
         transient=True,
-        disable=not sys.stderr.isatty(),
+        disable=not shown or not sys.stderr.isatty(),
     )
     with bar:
         yield bar

@@ -1,5 +1,6 @@
 """``batchwright train``: train with a plan, a fixed batch size or a controller."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,8 +43,20 @@ def train(
     stop_at_target: Annotated[bool, typer.Option("--stop-at-target/--no-stop-at-target")] = True,
     stability: Annotated[
         bool,
-        typer.Option("--stability", help="Record batch sharpness and its levels, in at most 5 % of the training time."),
+        typer.Option("--stability", help="Record batch sharpness and its levels, within --stability-budget."),
     ] = False,
+    stability_budget: Annotated[
+        float,
+        typer.Option(
+            "--stability-budget", help="Seconds of --stability's readings for a second of training; inf: at any price."
+        ),
+    ] = 0.05,
+    parallel: Annotated[
+        str,
+        typer.Option(
+            "--parallel", help="Under torchrun: ddp, the whole model on each rank; or fsdp, sharded over the ranks."
+        ),
+    ] = "ddp",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, as it was started.")] = False,
     out: Out = None,
     seed: Seed = 0,
@@ -54,50 +67,70 @@ def train(
     """Train a task and write its records and checkpoints to --out.
 
     Example: batchwright train digits-cnn --policy noise-scale --out runs/adaptive
+
+    On several processes: torchrun --nproc-per-node=2 -m batchwright train digits-cnn --policy noise-scale --out runs/two
     """
     from batchwright.adapt import parse_policy
     from batchwright.core.errors import InputError
     from batchwright.planning.plan import Plan
     from batchwright.tasks.loading import check_task, load_task
-    from batchwright.training.loop import Progress
+    from batchwright.training.group import process_group
     from batchwright.training.loop import train as run_training
+    from batchwright.training.run import Progress
     from batchwright.training.settings import STABILITY_EVERY
 
-    if out is None:
-        raise InputError("--out must name a folder for the run's records, got none; for instance --out runs/a")
-    controller: Any = None
-    if policy is not None:
-        limit = [f"max_batch_size={max_batch_size}"] if max_batch_size and policy != "fixed" else []
-        controller = parse_policy(policy, [*limit, *(policy_option or [])])
-    elif policy_option:
-        raise InputError(f"--policy-option must go with --policy, got {policy_option[0]!r} alone; name the policy")
-    loaded = load_task(task, data_root=data_root)
-    check_task(loaded)
-    chosen = Plan.load(plan) if plan is not None else None
-    with progress_bar() as bar:
-        line = bar.add_task("training", total=None, note="")
+    # Of several ranks the first alone shows, prints and writes; what is wrong on one ends all.
+    with process_group(device) as group:
+        with group.together():
+            if out is None:
+                raise InputError("--out must name a folder for the run's records, got none; for instance --out runs/a")
+            controller: Any = None
+            if policy is not None:
+                limit = [f"max_batch_size={max_batch_size}"] if max_batch_size and policy != "fixed" else []
+                controller = parse_policy(policy, [*limit, *(policy_option or [])])
+            elif policy_option:
+                raise InputError(
+                    f"--policy-option must go with --policy, got {policy_option[0]!r} alone; name the policy"
+                )
+            loaded = load_task(task, data_root=data_root)
+            check_task(loaded)
+            chosen = Plan.load(plan) if plan is not None else None
+        with progress_bar(shown=group.rank == 0) as bar:
+            line = bar.add_task("training", total=None, note="")
 
-        def on_progress(now: Progress) -> None:
-            note = f"step {now.step}, batch {now.batch_size}"
-            bar.update(line, completed=now.num_examples, total=now.max_examples, note=note)
+            def on_progress(now: Progress) -> None:
+                note = f"step {now.step}, batch {now.batch_size}"
+                bar.update(line, completed=now.num_examples, total=now.max_examples, note=note)
 
-        run = run_training(
-            loaded,
-            chosen,
-            out=out,
-            policy=controller,
-            batch_size=batch_size,
-            micro_batch_size=micro_batch_size,
-            lr=lr,
-            seed=seed,
-            max_examples=max_examples,
-            checkpoint_every=checkpoint_every,
-            stop_at_target=stop_at_target,
-            stability_every=STABILITY_EVERY if stability else None,
-            resume=resume,
-            device=device,
-            on_progress=on_progress,
-        )
+            run = run_training(
+                loaded,
+                chosen,
+                out=out,
+                policy=controller,
+                batch_size=batch_size,
+                micro_batch_size=micro_batch_size,
+                lr=lr,
+                seed=seed,
+                max_examples=max_examples,
+                checkpoint_every=checkpoint_every,
+                stop_at_target=stop_at_target,
+                stability_every=STABILITY_EVERY if stability else None,
+                stability_budget=None if stability_budget == math.inf else stability_budget,
+                resume=resume,
+                device=device,
+                parallel=parallel,
+                on_progress=on_progress,
+            )
+        if group.rank == 0:
+            _show(run, as_json=json)
+    if run.reason == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
+def _show(run: Any, *, as_json: bool) -> None:
+    if not as_json:
+        _print(run)
+        return
     result = {
         "folder": str(run.folder),
         "reason": run.reason,
@@ -110,14 +143,7 @@ def train(
         "values": run.values,
         "notes": run.notes,
     }
-    if json:
-        print_json(
-            "train", result, {"seconds": run.train_s, "num_steps": run.num_steps, "num_examples": run.num_examples}
-        )
-    else:
-        _print(run)
-    if run.reason == "interrupted":
-        raise typer.Exit(INTERRUPTED)
+    print_json("train", result, {"seconds": run.train_s, "num_steps": run.num_steps, "num_examples": run.num_examples})
 
 
 def _print(run: Any) -> None:

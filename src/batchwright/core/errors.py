@@ -51,6 +51,18 @@ class DoesNotFitError(BatchwrightError, RuntimeError):
     exit_code = 2
 
 
+class RankError(BatchwrightError, RuntimeError):
+    """Another process of the job failed or is gone; raised on those that could have gone on.
+
+    Attributes:
+        exit_code: That of the other's error.
+    """
+
+    def __init__(self, message: str, *, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class MissingExtraError(BatchwrightError, ImportError):
     """An optional dependency is needed and not installed."""
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from batchwright.core.batches import Batch, batch_length, split_batch, split_sizes
+from batchwright.core.batches import Batch, batch_length, slice_batch, split_batch, split_sizes
 from batchwright.core.errors import InputError, TaskError
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -39,6 +39,8 @@ def accumulate_gradient(
     *,
     micro_batch_size: int | None = None,
     sizes: Sequence[int] | None = None,
+    denominator: float | None = None,
+    before_micro_batch: Callable[[bool], None] | None = None,
     after_micro_batch: Callable[[int], None] | None = None,
 ) -> Float[Tensor, ""]:
     """Add the gradient of the mean loss of ``batch`` to ``.grad``, micro-batch by micro-batch.
@@ -50,7 +52,10 @@ def accumulate_gradient(
         loss: One loss an example.
         batch: ``B`` examples.
         micro_batch_size: Examples in one forward pass; all of them when left out.
-        sizes: Of each micro-batch, in place of ``micro_batch_size``; they add up to ``B``.
+        sizes: Of each micro-batch, in place of ``micro_batch_size``; they add up to ``B``. One of size 0 is a pass of one example
+            that counts nothing, for ranks that must all make as many passes.
+        denominator: What sums of losses are divided by, where the batch is a part of a larger one; ``B`` where left out.
+        before_micro_batch: Called before each micro-batch, with whether it is the last.
         after_micro_batch: Called with the number of examples of each micro-batch after its backward pass.
 
     Returns:
@@ -63,21 +68,21 @@ def accumulate_gradient(
     length = batch_length(batch)
     if length == 0:
         raise InputError("batch must hold at least one example, got none; leave empty batches out")
-    if sizes is not None and sum(sizes) != length:
+    if sizes is not None and sum(sizes) != length and any(sizes):
         raise InputError(f"sizes must add up to the batch of {length}, got {sum(sizes)}; split the whole of it")
     total: Tensor | None = None
-    parts = (
-        split_batch(batch, length if micro_batch_size is None else micro_batch_size)
-        if sizes is None
-        else split_sizes(batch, sizes)
-    )
-    for micro_batch in parts:
-        losses = example_losses(model, loss, micro_batch)
-        mean_part = losses.sum() / length
+    micro_batch_size = length if micro_batch_size is None else micro_batch_size
+    parts = list(split_batch(batch, micro_batch_size) if sizes is None else split_sizes(batch, sizes))
+    for number, part in enumerate(parts):
+        size = batch_length(part)
+        if before_micro_batch is not None:
+            before_micro_batch(number == len(parts) - 1)
+        losses = example_losses(model, loss, part if size else slice_batch(batch, 0, 1))
+        mean_part = (losses.sum() if size else losses.sum() * 0.0) / (length if denominator is None else denominator)
         mean_part.backward()
         total = mean_part.detach() if total is None else total + mean_part.detach()
         if after_micro_batch is not None:
-            after_micro_batch(len(losses))
+            after_micro_batch(size)
     assert total is not None  # a batch holds at least one example
     return total
 

@@ -118,6 +118,22 @@ class RecordWriter:
         self.close()
 
 
+class NoRecords(RecordWriter):
+    """Writes nothing: for the ranks of a job that leave the records to the first."""
+
+    def __init__(self) -> None:
+        """There is no file."""
+
+    def write(self, kind: str, /, **fields: Any) -> None:
+        """Nothing is written."""
+
+    def sync(self) -> None:
+        """There is nothing to wait for."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Records:
     """The records of a run in order, as a run without interruptions would have written them.

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.futures import Future
 
 from batchwright.core.checks import check_choice
 from batchwright.core.errors import InputError
@@ -59,24 +58,29 @@ class RankNoise:
 
     def attach(self, model: Any) -> None:
         """Become the communication hook of a `torch.nn.parallel.DistributedDataParallel`; a model takes one, once."""
-        inner: Callable[[Any, Any], Any] = self._inner or _mean
+        # Without annotations, which DDP would compare with types that a build of torch may not have.
+        model.register_comm_hook(None, lambda state, bucket: self.reduce(bucket))
 
-        # Made here, because a build of torch may come without these types.
-        def hook(state: None, bucket: dist.GradBucket) -> Future[Tensor]:
-            if not self.recording:
-                plain: Future[Tensor] = inner(self._group, bucket).then(lambda future: _value(future))
-                return plain
-            self._local.append(sq_norm([bucket.buffer()]))
+    def reduce(self, bucket: Any) -> Any:
+        """Reduce a bucket of gradients as the hook does, for those who reduce without DDP.
 
-            def record(future: Future) -> Tensor:
-                reduced = _value(future)
-                self._reduced.append(sq_norm([reduced]))
-                return reduced
+        Args:
+            bucket: Anything with a ``buffer()`` of this rank's gradient, which becomes the mean over ranks.
 
-            result: Future[Tensor] = inner(self._group, bucket).then(record)
-            return result
+        Returns:
+            A future of the reduced buffer.
+        """
+        inner: Callable[[Any, Any], Any] = self._inner or mean_over_ranks
+        if not self.recording:
+            return inner(self._group, bucket).then(lambda future: _value(future))
+        self._local.append(sq_norm([bucket.buffer()]))
 
-        model.register_comm_hook(None, hook)
+        def record(future: Any) -> Tensor:
+            reduced = _value(future)
+            self._reduced.append(sq_norm([reduced]))
+            return reduced
+
+        return inner(self._group, bucket).then(record)
 
     def clear(self) -> None:
         """Forget what was recorded since the last `step_noise`."""
@@ -119,8 +123,10 @@ def _value(future: Any) -> Tensor:
     return found
 
 
-def _mean(group: Any, bucket: Any) -> Any:
-    """What DDP does without a hook, to the last bit; torch's own `allreduce_hook` divides, which for 3 ranks rounds otherwise."""
+def mean_over_ranks(group: Any, bucket: Any) -> Any:
+    """What DDP does with a bucket without a hook, to the last bit: torch's own `allreduce_hook` divides, which for 3 ranks rounds
+    otherwise.
+    """
     buffer = bucket.buffer().mul_(1.0 / dist.get_world_size(group))
     return dist.all_reduce(buffer, group=group, async_op=True).get_future()
 

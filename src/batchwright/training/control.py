@@ -1,4 +1,7 @@
-"""Between two steps of a run: the controller's batch size, the learning rate that goes with it, and the gauge that is asked first."""
+"""Between two steps of a run: the controller's batch size, the learning rate that goes with it, and the gauge that is asked first.
+
+Every rank asks a controller of its own; all that controllers look at is the same on all ranks to the last bit, and so are decisions.
+"""
 
 import math
 
@@ -6,10 +9,12 @@ import torch
 
 from batchwright.adapt import Measured
 from batchwright.core.records import RecordWriter
+from batchwright.core.serialization import to_plain
 from batchwright.core.statistics import Interval
 from batchwright.planning.optimizer_settings import OptimizerSettings, read_group
 from batchwright.tasks.task import Task
 from batchwright.training.follow import Follower
+from batchwright.training.group import Group
 from batchwright.training.recording import next_record
 from batchwright.training.settings import STABILITY, TrainSettings
 from batchwright.training.state import LoopState
@@ -31,12 +36,14 @@ class Control:
         optimizer: torch.optim.Optimizer,
         records: RecordWriter,
         watch: Watch,
+        group: Group,
     ) -> None:
         self.controller = settings.controller()
         self.needs_noise = bool(self.controller.needs & NOISE)
         self.needs_loss = "loss" in self.controller.needs
+        self.needs_stability = bool(self.controller.needs & STABILITY)
         self._task, self._settings, self._optimizer = task, settings, optimizer
-        self._records, self._watch = records, watch
+        self._records, self._watch, self._group = records, watch, group
         self.follower = Follower(optimizer, base_batch_size=settings.batch_size, name=settings.optimizer.name)
 
     def after_step(self, state: LoopState, readings: Readings, *, epoch: int) -> None:
@@ -110,9 +117,14 @@ class Control:
         state.batch_size = batch_size
 
     def _stability(self, state: LoopState) -> dict[str, float | None]:
-        if not self.controller.needs & STABILITY:
+        if not self.needs_stability:
             return {}
-        return self._watch.readings_at(batch_size=state.batch_size, lr=float(self._optimizer.param_groups[0]["lr"]))
+        lr = float(self._optimizer.param_groups[0]["lr"])
+        found: dict[str, float | None] = self._watch.readings_at(batch_size=state.batch_size, lr=lr)
+        if self._group.world_size > 1:  # the first rank alone has the gauge
+            known = self._group.same([[name, to_plain(value)] for name, value in found.items()])
+            found = {name: None if value is None else float(value) for name, value in known}
+        return found
 
     def _settings_now(self) -> OptimizerSettings:
         return read_group(self._optimizer.param_groups[0])

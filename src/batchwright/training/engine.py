@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from batchwright.adapt import Controller, Decision, Fixed
@@ -20,16 +19,15 @@ from batchwright.planning.example_clock import ExampleClock
 from batchwright.training.batch_choice import BatchChoice
 from batchwright.training.counts import Counts
 from batchwright.training.engine_state import load_state, save_state
+from batchwright.training.engine_steps import EngineSteps
 from batchwright.training.follow import Follower
-from batchwright.training.gradient_step import finish_gradient, optimizer_step
 from batchwright.training.ranks import ranks_of
 from batchwright.training.retry import step_with_retry
-from batchwright.training.split import micro_batch_sizes
 from batchwright.training.step_noise import Gatherer, StepStatistics
 from batchwright.training.update import Update
 
 
-class BatchEngine:
+class BatchEngine(EngineSteps):
     """Optimizer steps of the right batch size, each made of as many micro-batches as it needs; one pass over it is an epoch.
 
     Accumulation, its exact weights, loss scaling, clipping, the optimizer's step, the noise statistics that a policy asks for, its
@@ -120,8 +118,8 @@ class BatchEngine:
         self.micro_batch_size = micro_batch_size
         if max_grad_norm is not None:
             check_number("max_grad_norm", max_grad_norm, above=0.0)
-        self._max_grad_norm, self._before_step = max_grad_norm, before_step
-        self._noise_every = check_int("noise_every", noise_every, at_least=1)
+        self.max_grad_norm, self.before_step = max_grad_norm, before_step
+        self.noise_every = check_int("noise_every", noise_every, at_least=1)
         per_rank = micro_batch_size or getattr(dataset, "batch_size", None)
         first = batch_size if batch_size is not None else per_rank and per_rank * self.ranks.world_size
         if first is None:
@@ -132,7 +130,7 @@ class BatchEngine:
         self.ranks.check_same("batch_size", first)
         if self.ranks.sharded:  # every rank must make as many passes
             self.ranks.check_same("micro_batch_size", micro_batch_size or 0)
-        self._drops = last == "drop"
+        self.drops = last == "drop"
         self.stream = make_stream(
             dataset,
             seed=seed,
@@ -157,7 +155,7 @@ class BatchEngine:
         )
         self.gatherer = Gatherer(self.ranks, self.choice.needs)
         self.counts = Counts()
-        self._update: Update | None = None
+        self.update: Update | None = None
         self.choice.after_step(step=0, num_examples=0, epoch=0, statistics=StepStatistics())
 
     @property
@@ -212,7 +210,9 @@ class BatchEngine:
         """One whole update; where the device's memory is too small for a micro-batch, again with smaller ones.
 
         Random numbers, buffers and gradients are put back before the second try, so it is what it would have been with smaller
-        micro-batches at once; they stay smaller from then on. In one process alone: several cannot agree on a failure in time.
+        micro-batches at once; they stay smaller from then on. Under DDP each rank keeps its gradient till all have got through, and
+        where one has not, all try again; so gradients are reduced after the backward passes in place of within them. Under FSDP, whose
+        passes wait for one another, the error is raised as it is.
 
         Args:
             loss: ``loss(model, batch) -> (B,)``, one loss an example.
@@ -222,6 +222,7 @@ class BatchEngine:
 
         Raises:
             DoesNotFitError: If not even one example fits.
+            RankError: If the loss raised an error on another rank.
         """
         return step_with_retry(self, loss)
 
@@ -231,7 +232,7 @@ class BatchEngine:
         Raises:
             InputError: If the last update was left before its end.
         """
-        if self._update is not None:
+        if self.update is not None:
             raise InputError(
                 "an update must be gone through to its end before the next, got one whose loop was left or never begun; "
                 "call its skip() to leave it out"
@@ -239,107 +240,9 @@ class BatchEngine:
         total = self.stream.reserve(self.batch_size)
         if total == 0:
             return None
-        sizes, measured = self._sizes()
-        self._update = Update(self, batch_size=total, sizes=sizes, measured=measured)
-        return self._update
-
-    def _sizes(self) -> tuple[list[int], bool]:
-        """Examples of each micro-batch of this rank, and whether the gradients of the micro-batches are measured."""
-        split = partial(
-            micro_batch_sizes,
-            self.stream.share,
-            largest_share=self.stream.largest_share,
-            micro_batch_size=self.micro_batch_size,
-            keep_number=self.ranks.sharded,
-        )
-        if self.gatherer.active and (self.num_steps + 1) % self._noise_every == 0:
-            sizes = split(min_parts=self.gatherer.min_parts, even=self.gatherer.even)
-            if sizes is not None:
-                return sizes, True
-        sizes = split()
-        assert sizes is not None
-        return sizes, False
-
-    def begin(self, update: Update) -> None:
-        """An update is begun by its loop."""
-        self.optimizer.zero_grad(set_to_none=True)
-        if update.measured:
-            self.gatherer.begin(update.num_micro_batches)
-
-    def end(self, update: Update) -> None:
-        """All gradients of an update are there: put them right, step, and choose what comes next."""
-        num_examples = self._count(update)
-        if self._drops and num_examples < update.batch_size:
-            self.leave_out(update)
-            return
-        factor, total_weight = update.normalisation(num_examples)
-        statistics = StepStatistics()
-        if update.measured:
-            loss_scale = self.scaler.get_scale() if self.scaler is not None else 1.0
-            statistics = self.gatherer.end(
-                local_weight=update.local_weight,
-                total_weight=float(total_weight),
-                num_examples=num_examples,
-                scale=float(factor) / loss_scale,
-            )
-        update.grad_norm = finish_gradient(
-            self.ranks.parameters,
-            self.optimizer,
-            scaler=self.scaler,
-            factor=factor,
-            max_grad_norm=self._max_grad_norm,
-        )
-        if self._before_step is not None:
-            self._before_step(update)
-        update.stepped = optimizer_step(self.optimizer, self.scaler)
-        self.counts.num_steps += update.stepped
-        loss = update.mean_over_ranks() if "loss" in self.choice.needs else None
-        if isinstance(total_weight, Tensor):
-            self.counts.add_weight(total_weight, num_examples)
-        self._finish(update, num_examples)
-        if update.stepped:
-            self.choice.after_step(
-                step=self.num_steps,
-                num_examples=self.num_examples,
-                epoch=self.epoch,
-                statistics=statistics,
-                loss=loss,
-                num_tokens=self.counts.tokens() if "num_tokens" in self.choice.needs else None,
-            )
-
-    def _count(self, update: Update) -> int:
-        """Examples of an update on all ranks."""
-        if self.stream.num_examples is not None:
-            return update.batch_size
-        return int(self.ranks.sum(torch.tensor(update.num_examples, device=self.ranks.device)))
-
-    def _finish(self, update: Update, num_examples: int) -> None:
-        self.counts.num_updates += 1
-        self.counts.num_examples += num_examples
-        self.stream.commit()
-        if self.stream.num_examples is None and not self.ranks.all_have(self.stream.has_more):
-            self.stream.next_epoch()
-        if self.clock is not None:
-            self.clock.advance(num_examples)
-        update.close(num_examples)
-        self._update = None
-
-    def leave_out(self, update: Update) -> None:
-        """Drop the gradients of an update, and count its examples as used."""
-        if update.measured:
-            self.gatherer.abandon()
-        self.optimizer.zero_grad(set_to_none=True)
-        while self.stream.num_examples is None and not self.stream.exhausted:
-            update.count(self.stream.take(self.micro_batch_size or self.stream.share)[1])
-        self._finish(update, self._count(update))
-
-    def put_back(self, update: Update) -> None:
-        """An update is to be made anew from its beginning: drop its gradients, and have its examples come again."""
-        if update.measured:
-            self.gatherer.abandon()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.stream.rewind()
-        self._update = None
+        sizes, measured = self.sizes()
+        self.update = Update(self, batch_size=total, sizes=sizes, measured=measured)
+        return self.update
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on bit by bit beside the states of model and optimizer: plain values and tensors.
@@ -349,7 +252,7 @@ class BatchEngine:
         Raises:
             InputError: Inside an update.
         """
-        if self._update is not None:
+        if self.update is not None:
             raise InputError(
                 "state_dict() must be called between two updates, got a call inside one; call it after the inner loop"
             )
@@ -364,4 +267,4 @@ class BatchEngine:
             InputError: If the state is that of a newer version, of another data set or of another policy.
         """
         load_state(self, state)
-        self._update = None
+        self.update = None

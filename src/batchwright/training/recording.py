@@ -7,6 +7,7 @@ import torch
 from batchwright.core.environment import environment
 from batchwright.core.records import RecordWriter
 from batchwright.tasks.task import Task
+from batchwright.training.launch import launcher
 from batchwright.training.settings import TrainSettings
 from batchwright.training.state import LoopState
 
@@ -19,7 +20,9 @@ def next_record(step: int) -> int:
     return step + max(1, int(STEP_SPACING * step))
 
 
-def record_start(records: RecordWriter, task: Task, settings: TrainSettings, device: torch.device) -> None:
+def record_start(
+    records: RecordWriter, task: Task, settings: TrainSettings, device: torch.device, world_size: int
+) -> None:
     """What is trained, how, and on what."""
     records.write(
         "start",
@@ -34,6 +37,8 @@ def record_start(records: RecordWriter, task: Task, settings: TrainSettings, dev
         num_train=task.num_train,
         settings=settings,
         environment=environment(device),
+        world_size=world_size,
+        launcher=launcher(),
     )
 
 

@@ -13,6 +13,11 @@ from batchwright.data.streams import Stream
 from batchwright.training.ranks import Ranks
 from batchwright.training.update import Update
 
+ONE_MUST_FIT = (
+    "one example must fit the device's memory, got an out-of-memory error with a micro-batch of one; use a smaller model, shorter "
+    "examples or activation checkpointing"
+)
+
 
 @runtime_checkable
 class Retried(Protocol):
@@ -33,35 +38,46 @@ class Retried(Protocol):
 
 
 def step_with_retry(engine: Retried, loss: Loss) -> Update:
-    """One whole update of an engine; an out-of-memory error in a forward or backward pass halves its micro-batches.
+    """One whole update of an engine; an out-of-memory error in a forward or backward pass of any rank halves the micro-batches of all.
 
     An error in the optimizer's own step is raised as it is: parameters may have moved by then.
 
     Raises:
         DoesNotFitError: If not even one example fits.
+        RankError: If the loss raised an error on another rank.
     """
+    ranks = engine.ranks
     while True:
         update = engine.next_update() or engine.next_update()  # an epoch may end without a last batch
         assert update is not None
-        alone = engine.ranks.world_size == 1
-        if alone:
-            engine.stream.keep()
-        before = RandomState.capture()
-        buffers = [(buffer, buffer.detach().clone()) for buffer in engine.model.buffers()] if alone else []
-        try:
+        if ranks.sharded:
             for batch in update:
                 update.backward(loss(engine.model, batch))
             return update
-        except torch.OutOfMemoryError as error:
-            if not alone or update.ending:
-                raise
-            largest = update.largest_micro_batch
-            if largest <= 1:
-                raise DoesNotFitError(
-                    f"one example must fit the device's memory, got an error with a micro-batch of one: {error}; use a smaller model, "
-                    "shorter examples or activation checkpointing"
-                ) from error
-        # Outside of the handler, whose exception holds the frames and with them the tensors that did not fit.
+        engine.stream.keep()
+        before = RandomState.capture()
+        buffers = [(buffer, buffer.detach().clone()) for buffer in engine.model.buffers()]
+        ranks.hold_back()
+        failed, found = 0, None
+        try:
+            for batch in update.micro_batches():
+                update.backward(loss(engine.model, batch))
+        except torch.OutOfMemoryError:
+            # Of the error nothing is kept: it holds the frames, and with them the tensors that did not fit.
+            failed = update.largest_micro_batch
+        except Exception as error:
+            found = error
+        try:
+            missing = ranks.whole and any(parameter.grad is None for parameter in ranks.parameters)
+            settled = ranks.host.settle(found, failed_size=failed, missing=missing)
+        finally:
+            ranks.let_go()
+        if not settled.failed_size:
+            ranks.reduce(missing=settled.missing)
+            update.finish()
+            return update
+        if settled.failed_size == 1:
+            raise DoesNotFitError(ONE_MUST_FIT)
         engine.put_back(update)
         with torch.no_grad():
             for buffer, value in buffers:
@@ -69,4 +85,4 @@ def step_with_retry(engine: Retried, loss: Loss) -> Update:
         before.restore()
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-        engine.micro_batch_size = math.ceil(largest / 2)
+        engine.micro_batch_size = math.ceil(settled.failed_size / 2)

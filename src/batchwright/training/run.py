@@ -1,4 +1,4 @@
-"""The result of a run, and the instant at which it reached its target."""
+"""The result of a run, how far it is, and the instant at which it reached its target."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +8,17 @@ from torch import nn
 
 from batchwright.tasks.evaluation import Evaluation
 from batchwright.tasks.task import Target
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """What a progress bar shows after a step."""
+
+    step: int
+    num_examples: int
+    max_examples: int
+    batch_size: int
+    loss: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,3 +36,15 @@ def micro_batch_sizes(
     number = wanted if keep_number else min(wanted, max(share, 1))
     base, larger = divmod(share, number)
     return [base + 1] * larger + [base] * (number - larger)
+
+
+def share_of(num_examples: int, rank: int, world_size: int) -> tuple[int, int]:
+    """First and last-but-one place of a rank's part of a batch; the parts differ by one example at most, the larger ones first.
+
+    Example:
+        >>> [share_of(8, rank, 3) for rank in range(3)]
+        [(0, 3), (3, 6), (6, 8)]
+    """
+    base, larger = divmod(num_examples, world_size)
+    start = rank * base + min(rank, larger)
+    return start, start + base + (rank < larger)

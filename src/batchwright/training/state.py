@@ -11,7 +11,11 @@ from batchwright.training.run import Instant, ToTarget
 
 @dataclass(kw_only=True)
 class LoopState:
-    """What changes from step to step and goes into a checkpoint."""
+    """What changes from step to step and goes into a checkpoint.
+
+    Attributes:
+        micro_batch_size: Most examples in one forward pass; None for that of the settings.
+    """
 
     step: int = 0
     num_examples: int = 0
@@ -28,6 +32,7 @@ class LoopState:
     before: Instant | None = None
     evaluation: Evaluation | None = None
     to_target: ToTarget | None = None
+    micro_batch_size: int | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values, exact through JSON."""

@@ -19,6 +19,7 @@ from batchwright.core.preserve import RandomState, preserved
 from batchwright.core.vectors import gradients, sq_norm, trainable
 from batchwright.measure.gradient_statistics import GradientStatistics
 from batchwright.measure.per_example import per_example_grad_norms
+from batchwright.training.ranks import Ranks
 
 # What a controller may need that is made of the gradients of single examples.
 OF_EXAMPLES = frozenset({"inner_product_variance", "diversity"})
@@ -56,36 +57,43 @@ def inner_products(model: nn.Module, loss: Loss, batch: Batch, vector: Sequence[
 
 
 def example_statistics(
-    model: nn.Module, loss: Loss, batch: Batch, sizes: Sequence[int], start: RandomState
+    model: nn.Module, loss: Loss, batch: Batch, sizes: Sequence[int], start: RandomState, ranks: Ranks | None = None
 ) -> ExampleStatistics:
     """The statistics of a step whose gradient lies in ``.grad``, before the optimizer has stepped.
 
     Args:
         model: As it was in the step; layers must not mix examples.
         loss: One loss an example.
-        batch: At least two examples.
-        sizes: Of the step's micro-batches.
+        batch: This rank's part of a step of at least two examples.
+        sizes: Of this rank's micro-batches.
         start: Random generators as they were before the step, so that dropout falls as it fell.
+        ranks: The processes, each with its own examples of the step; a single one where left out.
 
     Raises:
         InputError: If examples depend on each other.
     """
+    ranks = ranks or Ranks(model)
     mean = [tensor.clone() for tensor in gradients(trainable(model))]
     sq_norms, products = [], []
-    with preserved(model):
+    with ranks.host.together(), preserved(model):
         start.restore()
         for part in split_sizes(batch, sizes):
             sq_norms.append(
                 per_example_grad_norms(model, loss, part, squared=True)
             )  # leaves the generators as they were
             products.append(inner_products(model, loss, part, mean))
-    statistics = GradientStatistics(sq_norms=torch.cat(sq_norms), grad_sq_norm=float(sq_norm(mean)))
+    statistics = GradientStatistics(sq_norms=ranks.rows(_joined(sq_norms, mean)), grad_sq_norm=float(sq_norm(mean)))
     trace = statistics.trace
     return ExampleStatistics(
         trace=trace,
         grad_sq_norm=statistics.grad_sq_norm - trace / statistics.num_examples,
-        inner_product_variance=float(torch.cat(products).var(correction=1)),
+        inner_product_variance=float(ranks.rows(_joined(products, mean)).var(correction=1)),
     )
+
+
+def _joined(parts: Sequence[Tensor], like: Sequence[Tensor]) -> Float[Tensor, " B"]:
+    """All in one; empty, on the same device, for a rank without an example."""
+    return torch.cat(list(parts)) if parts else torch.zeros(0, dtype=torch.float64, device=like[0].device)
 
 
 class EpochDiversity:
@@ -107,15 +115,28 @@ class EpochDiversity:
         self._num_examples, self._sq_norms = 0, 0.0
         self._sum: list[Tensor] | None = None
 
-    def add(self, model: nn.Module, loss: Loss, batch: Batch, sizes: Sequence[int], start: RandomState) -> None:
+    def add(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        batch: Batch,
+        sizes: Sequence[int],
+        start: RandomState,
+        ranks: Ranks | None = None,
+    ) -> None:
         """Take in a step; arguments and errors as of `example_statistics`, of any number of examples."""
-        length = sum(sizes)
-        scaled = [length * tensor.double() for tensor in gradients(trainable(model))]
-        with preserved(model):
+        ranks = ranks or Ranks(model)
+        mean = gradients(trainable(model))
+        # The sum so far is the same on all ranks, so one of them brings it.
+        found = [self._sq_norms if ranks.rank == 0 else 0.0, float(sum(sizes))]
+        with ranks.host.together(), preserved(model):
             start.restore()
             for part in split_sizes(batch, sizes):
-                self._sq_norms += float(per_example_grad_norms(model, loss, part, squared=True).sum())
+                found[0] += float(per_example_grad_norms(model, loss, part, squared=True).sum())
                 example_losses(model, loss, part)  # for the random numbers that it draws
+        self._sq_norms, count = ranks.sum(torch.tensor(found, dtype=torch.float64, device=ranks.device)).tolist()
+        length = round(count)
+        scaled = [length * tensor.double() for tensor in mean]
         self._num_examples += length
         self._sum = scaled if self._sum is None else list(torch._foreach_add(self._sum, scaled))
 

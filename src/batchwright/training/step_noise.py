@@ -11,7 +11,7 @@ from batchwright.core.vectors import gradients
 from batchwright.measure.gradient_statistics import cosine_of_halves
 from batchwright.measure.noise_ranks import RankNoise
 from batchwright.measure.running_noise import MicroBatchNorms, StepNoise
-from batchwright.training.ranks import DdpRanks, Ranks
+from batchwright.training.ranks import DdpRanks, Ranks, WholeRanks
 
 # What a controller may need that is made of the noise of the parts.
 NOISE = frozenset({"noise_scale", "trace", "grad_sq_norm"})
@@ -33,8 +33,8 @@ class StepStatistics:
 class Gatherer:
     """Gathers what a controller needs; one for a run, and it holds gradients only while a measured step is under way.
 
-    In one process, and under FSDP, the parts are the micro-batches. Under DDP they are the ranks, whose gradients DDP reduces anyway,
-    by a communication hook.
+    In one process, and under FSDP, the parts are the micro-batches. Where each rank has the whole model they are the ranks, whose
+    gradients are reduced anyway; under DDP by a communication hook.
 
     Args:
         ranks: The processes.
@@ -48,11 +48,12 @@ class Gatherer:
         self._norms: MicroBatchNorms | None = None
         self._first_half: list[Tensor] | None = None
         self._by_rank: RankNoise | None = None
-        if self._wants_cosine and ranks.world_size > 1:
+        if self._wants_cosine and ranks.world_size > 1 and (ranks.sharded or isinstance(ranks, DdpRanks)):
             raise InputError(
-                f"a policy that needs the cosine of two halves must train in one process, got {ranks.world_size}; take noise-scale"
+                "a policy that needs the cosine of two halves must train in one process, or by batchwright train without FSDP, got "
+                f"{ranks.world_size}; take noise-scale"
             )
-        if self._wants_noise and isinstance(ranks, DdpRanks) and ranks.world_size > 1:
+        if self._wants_noise and isinstance(ranks, WholeRanks) and ranks.world_size > 1:
             self._by_rank = RankNoise(ranks.group, weighting="examples")
             self._by_rank.recording = False
             try:
@@ -124,8 +125,9 @@ class Gatherer:
                 noise = StepNoise(trace=trace, grad_sq_norm=grad_sq_norm)
         cosine = None
         if self._first_half is not None:
-            second = torch._foreach_sub(gradients(self._ranks.parameters), self._first_half)
-            cosine = cosine_of_halves(self._first_half, list(second))
+            first = self._over_ranks(self._first_half)
+            second = torch._foreach_sub(gradients(self._ranks.parameters), first)
+            cosine = cosine_of_halves(first, list(second))
         self._norms = self._first_half = None
         if noise is not None:
             # The trace is that of a unit of weight; an example has total_weight / num_examples of them.
@@ -136,3 +138,11 @@ class Gatherer:
             finite = math.isfinite(trace) and math.isfinite(grad_sq_norm)
             noise = StepNoise(trace=trace, grad_sq_norm=grad_sq_norm) if finite else None
         return StepStatistics(noise=noise, cosine=cosine)
+
+    def _over_ranks(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The mean over ranks."""
+        if self._ranks.world_size == 1:
+            return tensors
+        total = self._ranks.sum(torch.cat([tensor.flatten() for tensor in tensors])) / self._ranks.world_size
+        parts = total.split([tensor.numel() for tensor in tensors])
+        return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]

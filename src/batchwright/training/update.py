@@ -76,6 +76,16 @@ class Update:
         Raises:
             InputError: If the last micro-batch had no `backward`, or the update has been gone through already.
         """
+        yield from self.micro_batches()
+        if self._state == "open":
+            self.finish()
+
+    def micro_batches(self) -> Iterator[Batch]:
+        """As going through the update itself, but for the step, which `finish` makes.
+
+        Raises:
+            InputError: If the last micro-batch had no `backward`, or the update has been gone through already.
+        """
         if self._state != "new":
             raise InputError(
                 "an update must be gone through once, got a second loop over it; take the next one from the engine"
@@ -99,8 +109,11 @@ class Update:
                 )
             if last:
                 break
+
+    def finish(self) -> None:
+        """Make the step."""
         self._state = "ending"
-        engine.end(self)
+        self._engine.end(self)
         self._state = "done"
 
     def backward(self, losses: Tensor, weights: Tensor | None = None) -> None:

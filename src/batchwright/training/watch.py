@@ -8,17 +8,18 @@ import torch
 from torch import nn
 
 from batchwright.core.batches import Batch, to_device
-from batchwright.core.errors import StabilityWarning
+from batchwright.core.errors import InputError, StabilityWarning
 from batchwright.core.records import RecordWriter
 from batchwright.data.access import fetch
 from batchwright.measure.curvature import RecordSink, StabilityMonitor
 from batchwright.tasks.task import Task
+from batchwright.training.ranks import Ranks
 from batchwright.training.settings import TrainSettings
 from batchwright.training.state import LoopState
 
 
 class Watch:
-    """A monitor of a run; nothing at all where the settings ask for none.
+    """A monitor of a run; nothing at all where the settings ask for none, and on all ranks but the first.
 
     Where a model cannot be measured, because an operation has no second derivative or the memory is too small for one, the run goes
     on without readings and a note says so.
@@ -34,12 +35,18 @@ class Watch:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         records: RecordWriter,
+        ranks: Ranks,
     ) -> None:
+        if settings.stability_every is not None and ranks.sharded:
+            raise InputError(
+                "the stability gauge must have the whole model on one rank, got one that is sharded; take --parallel ddp, or train "
+                "without --stability and stability-aware"
+            )
         self.notes: list[str] = []
         self._task, self._device = task, next(model.parameters()).device
         self._monitor: StabilityMonitor | None = None
         self._ended = ""
-        if settings.stability_every is not None:
+        if settings.stability_every is not None and ranks.rank == 0:
             self._monitor = StabilityMonitor(
                 model,
                 task.loss,
