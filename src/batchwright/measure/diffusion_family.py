@@ -1,8 +1,8 @@
 """The exponent of ``a + b (t^p - 1)/p`` through the distances of one run, and the scatter that goes with it.
 
-The points of one run are no independent draws: what pushed the weights far at one step is still there at the next, for about
-a factor of ``t``, and far points scatter more than near ones. A free walk of ``D`` dimensions has a closed form:
-``log d`` is a stationary process in ``log t``, of standard deviation ``1/sqrt(2 D)``. So the scatter is taken as a power of the distance, with a
+One run gives no independent draws: what pushed the weights far at one step is still there at the next, for about a factor of
+``t``, and far points scatter more than near ones. A free walk of ``D`` dimensions has a closed form: ``log d`` is a stationary
+process in ``log t``, of standard deviation ``1/sqrt(2 D)``. So the scatter is taken as a power of the distance, with a
 correlation that decays exponentially in ``log t``; power and rate are found with the exponent by maximum likelihood.
 """
 

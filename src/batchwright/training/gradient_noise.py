@@ -83,6 +83,20 @@ def noise_weights(
     return 1 + (drawn - drawn.mean() if kind == "balanced" else drawn)
 
 
+def step_weights(
+    batch_size: int, like_batch_size: int, *, seed: int, step: int, rank: int = 0, kind: str = "balanced"
+) -> Float[Tensor, " B"] | None:
+    """The weights of one optimizer step, which depend on seed, step and rank alone: a resumed run draws them again.
+
+    Returns:
+        On the CPU; None where the batch is no larger than ``like_batch_size``, so that there is no noise to be put back.
+    """
+    if batch_size <= like_batch_size:
+        return None
+    generator = torch.Generator().manual_seed(((seed * 1_000_003 + step) * 1_000_003 + rank) % (2**63 - 1))
+    return noise_weights(batch_size, like_batch_size, generator=generator, kind=kind)
+
+
 def _gamma(number: int, shape: float, generator: torch.Generator) -> Tensor:
     concentration = torch.full((number,), shape, device=generator.device)
     return torch._standard_gamma(concentration, generator=generator)
