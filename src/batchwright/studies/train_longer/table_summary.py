@@ -227,7 +227,7 @@ def table_figure(found: Sequence[Found]) -> StudyFigure | None:
                         legend=False,
                     ),
                 ),
-                levels=tuple(Level(y=value, name="small batch") for value in small),
+                levels=tuple(Level(y=value, name="") for value in small),
                 x_ticks=tuple(ARMS[arm].title for arm in arms),
             )
         )
@@ -237,7 +237,7 @@ def table_figure(found: Sequence[Found]) -> StudyFigure | None:
         name="tables",
         title="What each ingredient adds to a large batch",
         caption="Mean test accuracy over seeds with its 95 % interval; from the third arm on each holds what those before it do, as "
-        "far as +RA. Arms called noise keep the small batch's learning rate.",
+        "far as +RA. Arms called noise keep the small batch's learning rate. The dashed line is the small batch.",
         panels=tuple(panels),
         columns=2,
     )

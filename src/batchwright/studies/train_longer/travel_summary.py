@@ -189,10 +189,11 @@ def distance_figure(results: Results) -> StudyFigure | None:
             name=name,
             x=tuple(steps),
             y=tuple(float(d) for d in np.mean([cell[walk]["distances"] for cell in walks], axis=0)),
-            colour=colour,
+            colour=5,
+            dash=dash,
             markers=False,
         )
-        for colour, (walk, name) in enumerate((("sinai", "walk in a Brownian potential"), ("free", "free walk")))
+        for dash, (walk, name) in enumerate((("sinai", "walk in a Brownian potential"), ("free", "free walk")))
     ]
     return StudyFigure(
         name="distances",
