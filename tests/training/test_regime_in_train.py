@@ -113,7 +113,7 @@ def test_noise_weighs_the_examples_of_a_step(tmp_path, micro_batch_size):
     for after, before in zip(found.model.parameters(), model.parameters(), strict=True):
         assert torch.allclose(after, before - 0.01 * before.grad, atol=1e-6)
     line = read_records(tmp_path / "run").of_kind("step")[0]
-    assert line["loss"] == pytest.approx(float(losses.mean()), rel=1e-5)
+    assert line["loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
     assert weights.std() > 1
 
 
@@ -224,4 +224,4 @@ def test_the_engine_puts_in_the_same_noise(weighted):
     (losses * step_weights(32, 4, seed=5, step=0)).mean().backward()
     for after, start in zip(model.parameters(), reference.parameters(), strict=True):
         assert torch.allclose(after, start - 0.1 * start.grad, atol=1e-6)
-    assert update.loss == pytest.approx(float(losses.mean()), rel=1e-5)
+    assert update.loss == pytest.approx(losses.mean().item(), rel=1e-5)
