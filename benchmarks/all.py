@@ -18,6 +18,7 @@ NAMES = (
     "monitor_overhead",
     "memory_ceiling",
     "knee",
+    "norm_layers",
     "coverage",
 )
 PEERS = (

@@ -265,6 +265,20 @@ def test_ctrl_c_leaves_a_run_that_resumes(file, tmp_path):
     assert read_records(tmp_path / "a").of_kind("end")[0]["step"] > ends[0]["step"]
 
 
+def test_the_budget_of_the_stability_gauge_is_an_option(capsys, file, tmp_path):
+    arguments = ["train", f"{file}:make_task", "--stability", "--batch-size", "4", "--max-examples", "600"]
+    arguments += ["--no-stop-at-target", "--device", "cpu"]
+    assert run([*arguments, "--out", str(tmp_path / "a"), "--stability-budget", "inf"]) == 0
+    records = read_records(tmp_path / "a")
+    assert records.of_kind("start")[0]["settings"]["stability_budget"] is None
+    assert [line["step"] for line in records.of_kind("stability")] == [50, 100, 150]
+    assert run([*arguments, "--out", str(tmp_path / "b"), "--stability-budget", "0.5"]) == 0
+    assert read_records(tmp_path / "b").of_kind("start")[0]["settings"]["stability_budget"] == 0.5
+    capsys.readouterr()
+    line = failure(capsys, [*arguments, "--out", str(tmp_path / "c"), "--stability-budget", "0"], 2)
+    assert "stability_budget must be a finite number and above 0, got 0.0" in line
+
+
 def test_every_help_has_an_example(capsys):
     for command in ("demo", "plan", "train", "report", "tasks", "doctor"):
         assert run([command, "--help"]) == 0

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from batchwright.core.errors import InputError
+from batchwright.optim import Muon, Scion
 from batchwright.planning import RULES, ExampleClock, OptimizerSettings, apply_to, batch_change, optimizer_name
 from batchwright.planning.batch_rules import OPTIMIZERS
+from batchwright.training.follow import Follower
 
 SIZES = {"base_batch_size": 64, "batch_size": 256}
 FULL = OptimizerSettings(lr=0.1, momentum=0.9, beta2=0.99, weight_decay=0.05, ema_decay=0.999, warmup_steps=101)
@@ -167,6 +169,30 @@ MAKERS = {
 }
 if hasattr(torch.optim, "Muon"):
     MAKERS["muon"] = lambda: torch.optim.Muon(parameters(), weight_decay=0.1)
+else:
+    MAKERS["muon"] = lambda: Muon(parameters(), weight_decay=0.1)
+
+
+def test_the_groups_of_adamw_inside_muon_follow_the_rules_of_adamw():
+    matrix, vector = torch.nn.Parameter(torch.ones(4, 4)), torch.nn.Parameter(torch.ones(4))
+    optimizer = Muon([{"params": [matrix]}, {"params": [vector], "optimizer": "adamw", "lr": 0.01}], lr=0.1)
+    assert optimizer_name(optimizer) == "muon"
+    apply_to(optimizer, **SIZES)
+    muon, adamw = optimizer.param_groups
+    assert (muon["lr"], muon["momentum"], muon["weight_decay"]) == (pytest.approx(0.2), 0.95, pytest.approx(0.2))
+    assert (adamw["lr"], adamw["betas"]) == (pytest.approx(0.02), (0.9, pytest.approx(0.999**4)))
+    follower = Follower(optimizer, base_batch_size=SIZES["batch_size"])
+    follower.change_batch_size(SIZES["base_batch_size"])
+    assert adamw["betas"] == (0.9, pytest.approx(0.999))
+    assert muon["lr"] == pytest.approx(0.1)
+
+
+def test_scion_is_edited_by_its_budget():
+    optimizer = Scion([torch.nn.Parameter(torch.ones(4, 4))], lr=0.01, momentum=0.9)
+    assert optimizer_name(optimizer) == "scion"
+    apply_to(optimizer, base_batch_size=64, batch_size=128, tokens_ratio=2**1.5)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * 2**-0.5)
+    assert optimizer.param_groups[0]["momentum"] == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -215,6 +215,16 @@ def test_page_tells_how_far_the_lr_is_from_its_bound_and_what_the_gauge_warned_o
     assert "Distance to the edge of stability" in text
 
 
+def test_page_tells_what_the_statistics_of_small_micro_batches_cost(realistic: Path):
+    text = read(write_report(realistic)).text
+    assert (
+        "Batch normalization with the statistics of small micro-batches, against those of 256 examples (20 layers"
+        in text
+    )
+    # 0.87 of a scale of 2.
+    assert re.search(r"43\.5 %\s*40 % to 47 %", text)
+
+
 def test_plan_alone_makes_a_page(tmp_path: Path, plan_maker: Maker):
     write_json(tmp_path / "plan.json", plan_maker())
     page = read(write_report(tmp_path))

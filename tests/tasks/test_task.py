@@ -169,7 +169,7 @@ def test_nesterov_reaches_the_optimizer():
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
-        ({"name": "lion"}, "optimizer name must be one of adam, adamw, sgd, got 'lion'"),
+        ({"name": "lion"}, "optimizer name must be one of adam, adamw, muon, scion, sgd, got 'lion'"),
         ({"lr": 0.0}, "lr must be a finite number and above 0, got 0.0"),
         ({"lr": -0.1}, "lr must be a finite number and above 0, got -0.1"),
         ({"lr": math.inf}, "lr must be a finite number and above 0, got inf"),
@@ -179,12 +179,19 @@ def test_nesterov_reaches_the_optimizer():
         ({"beta2": 1.0}, "beta2 must be a finite number and at least 0 and below 1, got 1.0"),
         ({"weight_decay": -1.0}, "weight_decay must be a finite number and at least 0, got -1.0"),
         ({"nesterov": True, "momentum": 0.0}, "nesterov needs SGD with momentum above 0, got sgd with momentum 0"),
+        ({"options": {"polar_every": 2}}, "options are for muon and scion, got polar_every with sgd; leave them out"),
         ({"nesterov": True, "name": "adam"}, "nesterov needs SGD with momentum above 0, got adam with momentum 0.9"),
     ],
 )
 def test_a_bad_optimizer_raises(changes, rule):
     with pytest.raises(InputError, match=rule):
         OptimizerSpec(**changes)
+
+
+@pytest.mark.parametrize("name", ["muon", "scion"])
+def test_those_that_step_by_layers_are_not_made_from_parameters_alone(name):
+    with pytest.raises(TaskError, match=r"must be made from the model.*build_optimizer\(spec, model\)"):
+        OptimizerSpec(name=name).build(make_model().parameters())
 
 
 # The target

@@ -1,5 +1,6 @@
 """Ranks for tests: forked from the test process, so that importing torch does not take their time."""
 
+import functools
 import json
 import multiprocessing
 import os
@@ -15,7 +16,24 @@ import pytest
 import torch
 import torch.distributed as dist
 
-LIMIT_S = 120.0
+LIMIT_S = 200.0
+
+
+@functools.cache
+def warm_up() -> None:
+    """What a process imports late, and takes seconds for, is imported before it forks."""
+    import torch.distributed.fsdp
+    import torch.distributed.tensor
+
+    import batchwright.cli.app
+    import batchwright.training.loop  # noqa: F401
+
+    weight = torch.nn.Parameter(torch.zeros(1))
+    weight.grad = torch.zeros(1)
+    for kind in (torch.optim.SGD, torch.optim.AdamW):
+        kind([weight], lr=0.1).step()
+
+
 needs_ranks = [
     pytest.mark.skipif(
         not hasattr(os, "fork") or not dist.is_available() or not dist.is_gloo_available(),
@@ -29,6 +47,7 @@ class Job:
     """Ranks under way; each runs ``function(rank)`` as ``torchrun`` would start it, and its result comes back through JSON."""
 
     def __init__(self, world_size: int, function: Callable[[int], Any], folder: Path) -> None:
+        warm_up()
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.world_size = folder, world_size
         with socket.socket() as found:
@@ -59,7 +78,7 @@ class Job:
         return [rank.exitcode for rank in self.ranks]
 
     def results(self) -> list[Any]:
-        codes = self.codes(launcher=True)
+        codes = self.codes(400, launcher=True)
         errors = [path.read_text() for path in sorted(self.folder.glob("error-*"))]
         assert codes == [0] * self.world_size, "\n".join(errors) or codes
         return [json.loads((self.folder / f"result-{rank}").read_text()) for rank in range(self.world_size)]

@@ -138,6 +138,11 @@ EVERY_POLICY = {
     "inner-product-test": ("inner-product-test", ["theta=0.1", "cooldown=5"], OptimizerSpec(lr=0.05)),
     "noise-scale": ("noise-scale", ["cooldown=5", "fraction=4"], OptimizerSpec(name="adam", lr=0.01)),
     "norm-test": ("norm-test", ["theta=0.1", "cooldown=5"], OptimizerSpec(lr=0.05)),
+    "restarted-budget": (
+        "restarted-budget:2k 16k",
+        [],
+        OptimizerSpec(name="scion", lr=0.02, options={"radii": {"default": 5.0, "head": 5.0}}),
+    ),
     "schedule": ("schedule:0:8 100:24", [], OptimizerSpec(lr=0.05)),
     "seesaw": ("seesaw:320:0.5", [], OptimizerSpec(name="adam", lr=0.01)),
     "simigrad": ("simigrad", ["target=0.9", "cooldown=5", "num_steps=5"], OptimizerSpec(lr=0.05)),
@@ -152,12 +157,11 @@ def separate_task(**changes):
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(0.2), nn.Linear(16, 2))
 
-    return make_task(model=model, target=None, **changes)
+    return make_task(model=model, target=None, sequence_length=6, **changes)
 
 
 def test_every_policy_of_the_registry_is_run_or_refused_with_a_reason():
-    # Muon and Scion are not among the optimizers of a task.
-    assert set(REGISTRY) == EVERY_POLICY.keys() | {"restarted-budget"}
+    assert set(REGISTRY) == EVERY_POLICY.keys()
 
 
 @pytest.mark.parametrize("name", sorted(EVERY_POLICY))

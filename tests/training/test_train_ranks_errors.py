@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from batchwright.adapt import DiveBatch, InnerProductTest, SimiGrad, StabilityAware
 from batchwright.core.errors import InputError, OutputError
 from batchwright.core.records import RecordWriter, read_records
+from batchwright.tasks.task import OptimizerSpec
 from batchwright.training.group import Group, Processes, process_group
 from batchwright.training.interrupt import Interrupt
 from batchwright.training.loop import train
@@ -157,3 +159,23 @@ def test_one_process_settles_with_itself():
         assert group.settle(asked=True, failed_size=3).failed_size == 3
         with pytest.raises(KeyError, match="mine"), group.together():
             raise KeyError("mine")
+
+
+def test_what_a_sharded_run_cannot_measure_is_refused_with_the_reason(tmp_path):
+    task = make_task(target=None, model=lambda: nn.Linear(6, 2), optimizer=OptimizerSpec(lr=0.05, momentum=0.0))
+    policies = (SimiGrad(), DiveBatch(), InnerProductTest(), StabilityAware(inner="fixed"))
+
+    def job(rank: int) -> list:
+        found = []
+        for number, policy in enumerate(policies):
+            with pytest.raises(Exception) as caught:  # noqa: PT011 - of another kind on each rank
+                train(task, out=tmp_path / str(number), policy=policy, parallel="fsdp", max_examples=320)
+            found.append(f"{type(caught.value).__name__} {caught.value}")
+        return found
+
+    first, second = on_ranks(2, job, tmp_path / "results")
+    words = ("cosine of two halves", "whole model on each rank", "whole model on each rank", "whole model on one rank")
+    for mine, theirs, wanted in zip(first, second, words, strict=True):
+        assert mine.startswith("InputError")
+        assert wanted in mine
+        assert theirs.startswith("RankError rank 0: ")

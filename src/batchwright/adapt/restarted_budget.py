@@ -64,8 +64,8 @@ class RestartedBudget:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Tokens used, and the sequence length."""
-        return frozenset({"num_tokens", "sequence_length"})
+        """Tokens used; and the sequence length where it grows too, else it cancels out of the rule."""
+        return frozenset({"num_tokens"} if self.grow == "batch" else {"num_tokens", "sequence_length"})
 
     def refusal(self, optimizer: str, *, momentum: float = 0.0) -> str | None:
         """Its bound is that of stochastic conditional gradient."""
@@ -86,9 +86,9 @@ class RestartedBudget:
         if not is_known(measured, self.needs):
             return state, keep(measured, "not measured yet: tokens or sequence length", lr_factor=None)
         assert measured.num_tokens is not None
-        assert measured.sequence_length is not None
+        length = measured.sequence_length or 1
         if state["sequence_length"] is None:
-            state = {**state, "sequence_length": measured.sequence_length}
+            state = {**state, "sequence_length": length}
         totals = self.totals()
         stage = min(sum(measured.num_tokens >= total for total in totals), len(totals) - 1)
         base = TokenBudget(
@@ -106,15 +106,16 @@ class RestartedBudget:
                 rho_shift=self.rho_shift,
                 max_batch_size=self.max_batch_size,
             )
-        changed = (now.batch_size, now.sequence_length) != (measured.batch_size, measured.sequence_length)
+        changed = (now.batch_size, now.sequence_length) != (measured.batch_size, length)
         reason = (
-            f"for {totals[stage]:,} tokens in all: batch size {now.batch_size}, sequence length {now.sequence_length}, "
-            f"lr times {now.lr:.4g}"
+            f"for {totals[stage]:,} tokens in all: batch size {now.batch_size}, "
+            + (f"sequence length {now.sequence_length}, " if measured.sequence_length else "")
+            + f"lr times {now.lr:.4g}"
         )
         return state, Decision(
             batch_size=now.batch_size,
             changed=changed,
             reason=reason,
             lr_factor=now.lr,
-            sequence_length=now.sequence_length,
+            sequence_length=now.sequence_length if measured.sequence_length else None,
         )

@@ -135,10 +135,12 @@ def _print(plan: Any, path: Path | None) -> None:
             rows.append(("gradient noise", "none" if size is None else f"of batch {size}", "gradient_noise"))
     if "beta2" in plan.reasons:
         rows.insert(4, ("beta2", f"{plan.beta2:.5g}", "beta2"))
+    if "normalization" in plan.reasons:
+        rows.append(("batch normalization", "", "normalization"))
     for name, value, key in rows:
         interval = plan.intervals.get(key)
         ends = f"{number(interval.low)} to {number(interval.high)}" if interval else ""
-        table.add_row(name, value or number(interval.value), ends, plan.reasons[key])
+        table.add_row(name, value or (number(interval.value) if interval else ""), ends, plan.reasons[key])
     screen.print(table)
     excess = plan.intervals["excess_time"]
     screen.print(

@@ -1,6 +1,8 @@
 """Measurements of a training job, each with an interval; none of them leaves a trace in what it measured."""
 
+from batchwright.measure.batch_norm_safety import BatchNormSafety, batch_norm_safety
 from batchwright.measure.branch import Branch, branch
+from batchwright.measure.conditional_gradient import ConditionalGradientConstants, conditional_gradient_constants
 from batchwright.measure.curvature import (
     BatchSharpness,
     CurvatureOperator,
@@ -55,6 +57,7 @@ from batchwright.measure.gradient_statistics import (
 )
 from batchwright.measure.memory import Memory, memory
 from batchwright.measure.memory_trial import TrialSearch, trial_search
+from batchwright.measure.muon_noise import MuonNoise, MuonNoiseScale
 from batchwright.measure.noise import NoiseScale, noise_scale
 from batchwright.measure.noise_groups import adam_divisors, noise_scale_by_group
 from batchwright.measure.noise_ranks import RankNoise
@@ -65,9 +68,11 @@ from batchwright.measure.snapshot import Snapshot
 from batchwright.measure.throughput import Throughput, throughput
 
 __all__ = [
+    "BatchNormSafety",
     "BatchSharpness",
     "BatchTest",
     "Branch",
+    "ConditionalGradientConstants",
     "CurvatureOperator",
     "CurvatureRatio",
     "DualNoiseScale",
@@ -79,6 +84,8 @@ __all__ = [
     "HessianOperator",
     "LrBound",
     "Memory",
+    "MuonNoise",
+    "MuonNoiseScale",
     "NoiseScale",
     "PerExampleNorms",
     "Pilot",
@@ -100,10 +107,12 @@ __all__ = [
     "TrialSearch",
     "WhatIf",
     "adam_divisors",
+    "batch_norm_safety",
     "batch_sharpness",
     "batch_sharpness_ratio",
     "branch",
     "cabs_batch_size",
+    "conditional_gradient_constants",
     "cosine_of_halves",
     "crossover_batch_size",
     "dive_batch_size",

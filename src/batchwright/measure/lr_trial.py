@@ -10,6 +10,7 @@ from torch import Tensor
 from batchwright.core.preserve import RandomState
 from batchwright.data.samplers import EpochSampler
 from batchwright.measure.snapshot import train_steps
+from batchwright.optim.build import build_optimizer
 from batchwright.tasks.task import Task
 
 NUM_STEPS = 12
@@ -64,7 +65,7 @@ def lr_trial(
     try:
         torch.manual_seed(seed)
         model = task.make_model(seed, device)
-        optimizer = replace(task.optimizer, lr=lr).build(model.parameters())
+        optimizer = build_optimizer(replace(task.optimizer, lr=lr), model)
         sampler = EpochSampler(task.num_train, seed)
         for _ in range(num_steps):
             train_steps(

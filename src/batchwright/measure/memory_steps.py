@@ -12,6 +12,7 @@ from batchwright.core.objectives import accumulate_gradient, example_losses
 from batchwright.data.access import fetch
 from batchwright.data.samplers import EpochSampler
 from batchwright.measure.memory_tracker import MemoryTracker
+from batchwright.optim.build import build_optimizer
 from batchwright.tasks.task import Task
 
 # One example is left out: some operations skip a copy there, and batch norm refuses it.
@@ -50,7 +51,7 @@ class Steps:
             index = self._index_of_largest()
             self.largest = lambda size: fetch(self.dataset, index.expand(size))
         self.model = task.make_model(seed, device)
-        self.optimizer = task.optimizer.build(self.model.parameters())
+        self.optimizer = build_optimizer(task.optimizer, self.model)
         for group in self.optimizer.param_groups:
             group["lr"] = 0.0  # the values stay as they are, so no step can diverge
         self._warm_up()

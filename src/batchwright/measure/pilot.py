@@ -22,6 +22,7 @@ from batchwright.data.access import fetch
 from batchwright.data.samplers import EpochSampler
 from batchwright.measure.noise import NoiseScale, average_over_points, noise_scale
 from batchwright.measure.snapshot import Snapshot, train_steps
+from batchwright.optim.build import build_optimizer
 from batchwright.tasks.task import Task
 
 POINTS = (0.5, 0.75, 1.0)
@@ -100,7 +101,7 @@ class _Pilot:
         self.task, self.device, self.timer = task, device, timer
         self.measured_batch_size = measured_batch_size
         self.model = task.make_model(seed, device)
-        self.optimizer = task.optimizer.build(self.model.parameters())
+        self.optimizer = build_optimizer(task.optimizer, self.model)
         self.sampler = EpochSampler(task.num_train, seed)
         self.generator = torch.Generator().manual_seed(seed + 1)
         self.losses: list[float] = []

@@ -12,6 +12,7 @@ from batchwright.core.batches import to_device
 from batchwright.core.objectives import accumulate_gradient
 from batchwright.data.access import fetch
 from batchwright.data.samplers import EpochSampler
+from batchwright.optim.build import build_optimizer
 from batchwright.tasks.task import OptimizerSpec, Task
 
 
@@ -49,7 +50,7 @@ class Snapshot:
         """A model and an optimizer of their own in this state; ``spec`` gives the optimizer's settings."""
         model = task.make_model(0, device)
         model.load_state_dict(self.model_state)
-        optimizer = spec.build(model.parameters())
+        optimizer = build_optimizer(spec, model)
         settings = copy.deepcopy(optimizer.state_dict()["param_groups"])
         optimizer.load_state_dict(copy.deepcopy(self.optimizer_state))
         # Loading brings the old settings along with the moments; the new ones are what is to be tried.

@@ -14,6 +14,7 @@ from batchwright.core.batches import Batch, to_device
 from batchwright.core.objectives import accumulate_gradient
 from batchwright.data.access import fetch
 from batchwright.data.samplers import EpochSampler
+from batchwright.optim.build import build_optimizer
 from batchwright.tasks.task import Task
 
 # A fetch that keeps the processor busy for this part of its time waits for nothing.
@@ -69,7 +70,7 @@ class StepTimer:
         start = self._clocks()
         torch.manual_seed(seed)
         self.model = task.make_model(seed, device)
-        self.optimizer = task.optimizer.build(self.model.parameters())
+        self.optimizer = build_optimizer(task.optimizer, self.model)
         for group in self.optimizer.param_groups:
             group["lr"] = 0.0
         self.sampler = EpochSampler(task.num_train, seed)

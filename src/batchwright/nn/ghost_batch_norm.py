@@ -5,6 +5,7 @@ BatchNorm update a ghost (`ghost_statistics`).
 """
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from batchwright.core.checks import check_choice, check_int
-from batchwright.nn.ghost_statistics import Ghosts, combine, moments, per_example, sequential_weights
+from batchwright.nn.ghost_function import normalise
+from batchwright.nn.ghost_statistics import Ghosts, Shares, combine, sequential_weights, shares
 
 RUNNING = ("ghosts", "batch")
 
@@ -48,43 +50,35 @@ class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(x)
         values_per_example = math.prod(x.shape[2:])
         ghosts = Ghosts.of_batch(len(x), self.ghost_size, values_per_example)
-        means, variances = moments(x, ghosts)
+        if ghosts.num == 1:
+            return super().forward(x)
+        out, means, variances = normalise(x, self.weight, self.bias, ghosts, self.eps)
         if self.running_mean is not None:
-            self._update_running(means.detach(), variances.detach(), ghosts.counts(values_per_example))
-        scale = torch.rsqrt(variances + self.eps)
-        if self.weight is not None:
-            scale = scale * self.weight
-        shift = -means * scale
-        if self.bias is not None:
-            shift = shift + self.bias
-        axes = (..., *(None for _ in x.shape[2:]))
-        out = torch.addcmul(per_example(shift, ghosts)[axes], x, per_example(scale, ghosts)[axes])
-        return out.to(x.dtype)
+            self._update_running(means, variances, ghosts, values_per_example)
+        return out
 
     @torch.no_grad()
-    def _update_running(self, means: Float[Tensor, "K C"], variances: Float[Tensor, "K C"], counts: list[int]) -> None:
+    def _update_running(
+        self, means: Float[Tensor, "K C"], variances: Float[Tensor, "K C"], ghosts: Ghosts, values_per_example: int
+    ) -> None:
         """One update a ghost, in order, or one a batch; the weights of old and new sum to one."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
-        num_updates = len(counts) if self.running == "ghosts" else 1
+        num_updates = ghosts.num if self.running == "ghosts" else 1
         self.num_batches_tracked.add_(num_updates)
-        weights = [float(count) for count in counts]
-        new: float | Tensor
-        if (
-            self.momentum is None
-        ):  # a plain average over all updates so far, without waiting for the device to read how many
-            new = num_updates / self.num_batches_tracked.to(means.dtype)
-            if self.running == "ghosts":
-                weights = [1.0] * len(counts)
-        elif self.running == "ghosts":
-            weights = sequential_weights(len(counts), self.momentum)
-            new = math.fsum(weights)
+        make = _shares.__wrapped__ if torch.compiler.is_compiling() else _shares
+        parts = make(
+            ghosts, values_per_example, self.running, self.between_ghosts, self.momentum, means.dtype, means.device
+        )
+        new: Any
+        if self.momentum is None:
+            # A plain average over all updates so far, without waiting for the device to read how many.
+            new = num_updates / self.num_batches_tracked.to(self.running_mean.dtype)
         else:
-            new = self.momentum
-        mean, variance = combine(means, variances, counts, weights, between_ghosts=self.between_ghosts)
-        for running, value in ((self.running_mean, mean), (self.running_var, variance)):
-            running.add_((value - running) * new)
+            new = parts.total if self.running == "ghosts" else self.momentum
+        for running, value in zip((self.running_mean, self.running_var), combine(means, variances, parts), strict=True):
+            running.lerp_(value.to(running.dtype), new)
 
     def extra_repr(self) -> str:
         """Options, torch's first."""
@@ -92,6 +86,26 @@ class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
             f"{super().extra_repr()}, ghost_size={self.ghost_size}, running={self.running!r}, "
             f"between_ghosts={self.between_ghosts}"
         )
+
+
+@lru_cache(maxsize=64)
+def _shares(
+    ghosts: Ghosts,
+    values_per_example: int,
+    running: str,
+    between_ghosts: bool,
+    momentum: float | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Shares:
+    counts = ghosts.counts(values_per_example)
+    if running == "batch":
+        weights = [float(count) for count in counts]
+    elif momentum is None:
+        weights = [1.0] * len(counts)
+    else:
+        weights = sequential_weights(len(counts), momentum)
+    return shares(counts, weights, between_ghosts=between_ghosts, dtype=dtype, device=device)
 
 
 class GhostBatchNorm1d(_GhostBatchNorm, nn.BatchNorm1d):

@@ -6,6 +6,7 @@ one; here they are those of one BatchNorm update after another, which do.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -49,7 +50,8 @@ class Ghosts:
                 f"x must give each ghost at least 2 values a channel in training, got batch size {batch_size} with "
                 f"{values_per_example} value an example and ghost_size={ghost_size}; take larger ghosts or batches, or call eval()"
             )
-        num_equal, last = divmod(batch_size, size)
+        # Not divmod, which a compiler does not trace for a batch size that varies.
+        num_equal, last = batch_size // size, batch_size % size
         if last * values_per_example == 1:
             num_equal, last = num_equal - 1, size + 1
         return cls(num_equal=num_equal, size=size, last=last)
@@ -64,6 +66,21 @@ class Ghosts:
         sizes = [self.size] * self.num_equal + [self.last] * (self.last > 0)
         return [size * values_per_example for size in sizes]
 
+    def inverse_counts(
+        self, values_per_example: int, dtype: torch.dtype, device: torch.device | None = None
+    ) -> Float[Tensor, "#K 1"]:
+        """One over the values of one channel in each ghost; one number where all are equal."""
+        return _inverse_counts(self, values_per_example, dtype, device)
+
+
+@lru_cache(maxsize=64)
+def _inverse_counts(
+    ghosts: Ghosts, values_per_example: int, dtype: torch.dtype, device: torch.device | None
+) -> Float[Tensor, "#K 1"]:
+    counts = ghosts.counts(values_per_example)
+    counts = counts if ghosts.last else counts[:1]
+    return torch.tensor([[1.0 / count] for count in counts], dtype=dtype, device=device)
+
 
 def sequential_weights(num: int, momentum: float) -> list[float]:
     """Weights of ``num`` ghosts in ``num`` updates of running statistics one after another; they sum to ``1 - (1 - momentum)**num``.
@@ -75,34 +92,61 @@ def sequential_weights(num: int, momentum: float) -> list[float]:
     return [momentum * (1 - momentum) ** (num - 1 - place) for place in range(num)]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shares:
+    """How the statistics of ghosts make those of a batch.
+
+    Attributes:
+        mean: Share of each ghost in the mean; they sum to one.
+        variance: Factor of each ghost's biased variance in the unbiased variance of the batch.
+        between: Factor of the mean of ``(m_l - m)**2``; 0 where the variance between ghosts is left out.
+        total: What the weights summed to, before they were divided by it.
+    """
+
+    mean: Float[Tensor, " K"]
+    variance: Float[Tensor, " K"]
+    between: float
+    total: float
+
+
+def shares(
+    counts: list[int], weights: list[float], *, between_ghosts: bool, dtype: torch.dtype, device: torch.device
+) -> Shares:
+    """The shares of ghosts with these counts of values a channel and these weights, not negative; see `combine`."""
+    total = math.fsum(weights)
+    parts = [weight / total for weight in weights]
+    if between_ghosts:
+        between = 1 / (1 - math.fsum(part**2 / count for part, count in zip(parts, counts, strict=True)))
+        factors = [part * between for part in parts]
+    else:
+        between = 0.0
+        factors = [part * count / (count - 1) for part, count in zip(parts, counts, strict=True)]
+    mean, variance = torch.tensor([parts, factors], dtype=dtype, device=device)
+    return Shares(mean=mean, variance=variance, between=between, total=total)
+
+
 def combine(
-    means: Float[Tensor, "K C"],
-    variances: Float[Tensor, "K C"],
-    counts: list[int],
-    weights: list[float],
-    *,
-    between_ghosts: bool,
+    means: Float[Tensor, "K C"], variances: Float[Tensor, "K C"], shares: Shares
 ) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
     """Mean and unbiased variance of a batch from those of its ghosts.
+
+    With shares ``p_l`` and counts ``n_l``, without the variance between ghosts it is the mean of their unbiased variances,
+    ``sum_l p_l n_l / (n_l - 1) v_l``. With it, it is the law of total variance, ``sum_l p_l (v_l + (m_l - m)**2)``, over
+    ``1 - sum_l p_l**2 / n_l``, which makes it unbiased where values are independent; with weights as the counts that is the unbiased
+    variance of the whole batch.
 
     Args:
         means: Mean of each ghost.
         variances: Biased variance of each ghost, as it normalises.
-        counts: Values a channel in each ghost.
-        weights: Of the ghosts, not negative; divided here by their sum.
-        between_ghosts: False: the mean of the ghosts' unbiased variances, ``sum_l p_l n_l / (n_l - 1) v_l``. True: the law of total
-            variance, ``sum_l p_l (v_l + (m_l - m)**2) / (1 - sum_l p_l**2 / n_l)``, unbiased where values are independent; with
-            weights as the counts it is the unbiased variance of the whole batch.
+        shares: From `shares`.
     """
-    total = math.fsum(weights)
-    shares = [weight / total for weight in weights]
-    share = means.new_tensor(shares)
-    mean = share @ means
-    if between_ghosts:
-        correction = 1 - math.fsum(part**2 / count for part, count in zip(shares, counts, strict=True))
-        return mean, share @ (variances + (means - mean).square()) / correction
-    unbiased = means.new_tensor([part * count / (count - 1) for part, count in zip(shares, counts, strict=True)])
-    return mean, unbiased @ variances
+    # Sums, not products of matrices, which autocast would take in half precision.
+    mean = (shares.mean[:, None] * means).sum(dim=0)
+    variance = (shares.variance[:, None] * variances).sum(dim=0)
+    if shares.between:
+        deviations = (shares.mean[:, None] * (means - mean).square()).sum(dim=0)
+        variance = variance + shares.between * deviations
+    return mean, variance
 
 
 def moments(x: Float[Tensor, "B C *S"], ghosts: Ghosts) -> tuple[Float[Tensor, "K C"], Float[Tensor, "K C"]]:
@@ -117,6 +161,15 @@ def moments(x: Float[Tensor, "B C *S"], ghosts: Ghosts) -> tuple[Float[Tensor, "
         parts.append(torch.var_mean(x[head:].unsqueeze(0), dim=(1, *range(3, x.ndim + 1)), correction=0))
     variances, means = (torch.cat(both) for both in zip(*parts, strict=True))
     return means, variances
+
+
+def ghost_sums(values: Float[Tensor, "B C"], ghosts: Ghosts) -> Float[Tensor, "K C"]:
+    """Sum over the examples of each ghost."""
+    if not ghosts.last:
+        return values.view(ghosts.num_equal, ghosts.size, -1).sum(dim=1)
+    head = ghosts.num_equal * ghosts.size
+    sums = values[:head].view(ghosts.num_equal, ghosts.size, -1).sum(dim=1)
+    return torch.cat([sums, values[head:].sum(dim=0, keepdim=True)])
 
 
 def per_example(values: Float[Tensor, "K C"], ghosts: Ghosts) -> Float[Tensor, "B C"]:

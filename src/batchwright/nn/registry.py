@@ -7,10 +7,11 @@ anything. One that swaps layer for layer is a `swap` with a factory; one that ne
 from collections.abc import Callable, Mapping
 
 from batchwright.nn.conversion import Conversion
-from batchwright.nn.targets import to_batch, to_ghost, to_group
+from batchwright.nn.targets import to_batch, to_ghost, to_group, to_renorm
 
 REGISTRY: Mapping[str, Callable[..., Conversion]] = {
     "batch": to_batch,
     "ghost": to_ghost,
     "group": to_group,
+    "renorm": to_renorm,
 }

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from batchwright.core.errors import InputError
+from batchwright.nn.batch_renorm import BatchRenorm1d, BatchRenorm2d
 from batchwright.nn.conversion import Change, Conversion, Kept
 from batchwright.nn.ghost_batch_norm import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
 
@@ -13,7 +15,8 @@ from batchwright.nn.ghost_batch_norm import GhostBatchNorm1d, GhostBatchNorm2d, 
 # something else. BatchNorm1d takes both no further axis and one.
 BATCH_NORMS: tuple[type[nn.modules.batchnorm._BatchNorm], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 GHOST_NORMS: tuple[type[nn.modules.batchnorm._BatchNorm], ...] = (GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d)
-FAMILIES = [BATCH_NORMS, GHOST_NORMS]
+RENORMS: tuple[type[nn.modules.batchnorm._BatchNorm], ...] = (BatchRenorm1d, BatchRenorm2d)
+FAMILIES = (BATCH_NORMS, GHOST_NORMS, RENORMS)
 
 Factory = Callable[[nn.modules.batchnorm._BatchNorm, int], tuple[nn.Module, str]]
 
@@ -107,7 +110,7 @@ def batch_norm_options(layer: nn.modules.batchnorm._BatchNorm) -> dict[str, obje
 
 def _is_norm(module: nn.Module) -> bool:
     known = nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm | nn.LocalResponseNorm
-    return isinstance(module, known) or "Norm" in type(module).__name__
+    return isinstance(module, known) or "Norm" in getattr(module, "original_name", type(module).__name__)
 
 
 def _why_not(layer: nn.Module, model: nn.Module) -> str:
@@ -120,6 +123,8 @@ def _why_not(layer: nn.Module, model: nn.Module) -> str:
     ):
         return "its statistics are those of one example, so the batch size does not matter to it"
     if not any(type(layer) in family for family in FAMILIES):
+        if isinstance(layer, torch.jit.ScriptModule):
+            return "it is compiled by TorchScript: convert the model before"
         return f"{type(layer).__name__} is a class of its own, which may compute something else"
     if nn.utils.parametrize.is_parametrized(layer):
         return "its parameters are parametrized: remove the parametrizations first"

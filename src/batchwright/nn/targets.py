@@ -1,6 +1,7 @@
 """The targets of a conversion that swap layer for layer."""
 
 import math
+from typing import Any
 
 from torch import nn
 
@@ -8,7 +9,7 @@ from batchwright.core.checks import check_choice, check_int
 from batchwright.core.errors import InputError
 from batchwright.nn.conversion import Conversion
 from batchwright.nn.ghost_batch_norm import RUNNING
-from batchwright.nn.swap import BATCH_NORMS, GHOST_NORMS, batch_norm_options, carry, swap
+from batchwright.nn.swap import BATCH_NORMS, GHOST_NORMS, RENORMS, batch_norm_options, carry, swap
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 MOST_GROUPS = 32
@@ -69,3 +70,29 @@ def to_group(model: nn.Module, *, num_groups: int | None = None) -> Conversion:
         return new, f"statistics of one example; changes evaluation{lost}: train it further"
 
     return swap(model, "group", factory)
+
+
+def to_renorm(
+    model: nn.Module,
+    *,
+    r_max: float = 3.0,
+    d_max: float = 5.0,
+    warmup_steps: int = 5000,
+    r_steps: int = 40000,
+    d_steps: int = 25000,
+) -> Conversion:
+    """Batch renorm in place of batch norm; the options are those of `BatchRenorm1d`, the momentum is the old layer's."""
+    options: dict[str, Any] = {"r_max": r_max, "d_max": d_max}
+    options |= {"warmup_steps": warmup_steps, "r_steps": r_steps, "d_steps": d_steps, "device": "meta"}
+    RENORMS[0](1, **options)  # checks them before anything changes
+
+    def factory(old: BatchNorm, kind: int) -> tuple[nn.Module, str]:
+        if kind >= len(RENORMS):
+            return old, "there is no batch renorm for volumes"
+        if not old.track_running_stats:
+            return old, "it keeps no running statistics, which batch renorm needs"
+        new = RENORMS[kind](old.num_features, old.eps, old.momentum, old.affine, **options)
+        carry(old, new)
+        return new, "training output corrected by the running statistics; evaluation unchanged"
+
+    return swap(model, "renorm", factory)

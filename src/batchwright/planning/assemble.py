@@ -13,6 +13,7 @@ from batchwright.measure.throughput import Throughput
 from batchwright.planning.evidence import gather_evidence
 from batchwright.planning.laws import keep_half_life
 from batchwright.planning.lr_choice import LrChoice
+from batchwright.planning.normalization import NormalizationAdvice
 from batchwright.planning.plan import Cost, Plan
 from batchwright.planning.regime import Regime
 from batchwright.tasks.task import Task
@@ -43,6 +44,7 @@ def assemble(
     times: Throughput,
     memory: Memory,
     branches: Branch | None,
+    advice: NormalizationAdvice | None,
     cost: Cost,
     device: torch.device,
     options: Options,
@@ -63,6 +65,7 @@ def assemble(
         times: Step times.
         memory: The memory ceiling.
         branches: The calibration, if there was one.
+        advice: About batch normalization, where the model has it.
         cost: What it all cost.
         device: Where it was measured.
         options: What was asked for.
@@ -102,6 +105,8 @@ def assemble(
             if regime.noise_batch_size is not None
             else f"none: batch size {size} is no larger than the default, {task.batch_size}"
         )
+    if advice is not None:
+        reasons["normalization"] = advice.reason
     intervals = {
         "batch_size": chosen.choice.wanted,
         "lr": lr,
@@ -125,7 +130,7 @@ def assemble(
         intervals=intervals,
         reasons=reasons,
         cost=cost,
-        evidence=gather_evidence(chosen, kappa, kappa_source, pilot, times, memory, branches),
+        evidence=gather_evidence(chosen, kappa, kappa_source, pilot, times, memory, branches, advice),
         environment=environment(device),
         regime=regime,
     )
@@ -145,6 +150,8 @@ def _halved(chosen: LrChoice) -> str:
 def _lr_reason(task: Task, chosen: LrChoice, turn: Interval, options: Options) -> str:
     spec = task.optimizer
     rule = "gain rule of SGD" if spec.name == "sgd" else "square-root rule of Adam"
+    if spec.name == "muon":
+        rule = "square-root rule of normalised updates, which no source has measured for Muon,"
     told = f"{rule} from lr {spec.lr:g} at batch size {task.batch_size}, turning at {turn.value:.0f}"
     if options.lr_rule in ("keep", "linear"):
         told = f"{options.lr_rule} rule from lr {spec.lr:g} at batch size {task.batch_size}"

@@ -8,7 +8,13 @@ from torch.optim import Optimizer
 from batchwright.core.checks import check_number
 from batchwright.planning.batch_rules import Change, find_rule
 from batchwright.planning.example_clock import ExampleClock
-from batchwright.planning.optimizer_settings import OptimizerSettings, optimizer_name, read_group, write_group
+from batchwright.planning.optimizer_settings import (
+    OptimizerSettings,
+    group_name,
+    optimizer_name,
+    read_group,
+    write_group,
+)
 
 
 def batch_change(
@@ -121,7 +127,7 @@ def apply_to(
     before = [read_group(group) for group in optimizer.param_groups]
     after = [
         batch_change(
-            name,
+            group_name(group, name),
             settings,
             base_batch_size=base_batch_size,
             batch_size=batch_size,
@@ -132,7 +138,7 @@ def apply_to(
             noise_scale=noise_scale,
             tokens_ratio=tokens_ratio,
         )
-        for settings in before
+        for group, settings in zip(optimizer.param_groups, before, strict=True)
     ]
     for group, settings in zip(optimizer.param_groups, after, strict=True):
         write_group(group, settings, lr=clock is None)

@@ -6,6 +6,7 @@ from batchwright.measure.memory import Memory
 from batchwright.measure.pilot import Pilot
 from batchwright.measure.throughput import Throughput
 from batchwright.planning.lr_choice import LrChoice
+from batchwright.planning.normalization import NormalizationAdvice
 from batchwright.planning.plan import Calibration, CurvatureEvidence, CurvePoint, Evidence, NoisePoint, StepTimePoint
 
 
@@ -17,6 +18,7 @@ def gather_evidence(
     times: Throughput,
     memory: Memory,
     branches: Branch | None,
+    advice: NormalizationAdvice | None,
 ) -> Evidence:
     """Keep of each measurement what a reader needs to judge the plan."""
     choice, bound = chosen.choice, chosen.bound
@@ -48,7 +50,8 @@ def gather_evidence(
             )
             for size, relative, examples in zip(choice.grid, choice.time, choice.examples, strict=True)
         ),
-        warnings=(*memory.warnings, *times.warnings),
+        warnings=(*memory.warnings, *times.warnings, *([advice.reason] if advice and advice.warns else [])),
+        normalization=advice.evidence if advice else None,
         curvature=None
         if bound is None
         else CurvatureEvidence(

@@ -110,7 +110,7 @@ def kappa_prior(
     difference = family_difference(rows) if optimizer is not None else None
     shift, extra = 0.0, 0.0
     if optimizer is not None:
-        check_choice("optimizer", optimizer, OPTIMIZERS)
+        check_choice("optimizer", optimizer, (*OPTIMIZERS, "muon"))  # not measured: of those that normalise
     if difference is not None and _resolved_from_zero(difference, level):
         rows = [row for row in rows if _is_sgd(row)]  # one family alone, and the other by its difference
         if optimizer != "sgd":

@@ -34,16 +34,16 @@ def scale_lr(
     """Learning rate at ``batch_size`` from the one that holds at ``base_batch_size``.
 
     SGD follows the gain rule ``lr(B) = lr_max / (1 + B_crit / B)``: linear far below the critical batch size, constant
-    far above it. Adam and AdamW follow the square root up to the critical batch size and are constant above it.
+    far above it. Adam, AdamW and Muon follow the square root up to the critical batch size and are constant above it.
 
     Args:
-        optimizer: ``sgd``, ``adam`` or ``adamw``.
+        optimizer: ``sgd``, ``adam``, ``adamw`` or ``muon``; Scion follows its token budget, `token_budget`.
         lr: Learning rate that is right at ``base_batch_size``.
         base_batch_size: In examples.
         batch_size: In examples.
         critical_batch_size: In examples; infinite gives the plain linear or square-root rule.
     """
-    check_choice("optimizer", optimizer, OPTIMIZERS)
+    check_choice("optimizer", optimizer, (*OPTIMIZERS, "muon"))
     check_number("lr", lr, above=0.0)
     if optimizer == "sgd":
         if math.isinf(critical_batch_size):

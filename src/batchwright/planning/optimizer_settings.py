@@ -64,6 +64,12 @@ def optimizer_name(optimizer: Optimizer) -> str:
     )
 
 
+def group_name(group: Mapping[str, Any], optimizer: str) -> str:
+    """Whose rules a group follows: the optimizer's, or those of what it says it is, as the AdamW groups of our Muon do."""
+    own = group.get("optimizer")
+    return own if isinstance(own, str) and own in CLASS_NAMES.values() else optimizer
+
+
 def read_group(group: Mapping[str, Any]) -> OptimizerSettings:
     """The settings of a parameter group."""
     betas = group.get("betas")

@@ -25,7 +25,7 @@ class Cost:
         num_examples: Examples that went through a forward and a backward pass.
         seconds: Wall time.
         parts: Plain steps of each part: ``pilot``, ``noise``, ``throughput``, ``memory``, ``stability``,
-            ``lr trial``, ``calibration``.
+            ``lr trial``, ``calibration``, ``normalization``.
     """
 
     plain_steps: float
@@ -123,6 +123,35 @@ class CurvatureEvidence:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NormalizationEvidence:
+    """What the statistics of small micro-batches cost at the end of the pilot (`measure.batch_norm_safety`).
+
+    Attributes:
+        micro_batch_sizes: Sizes tried, in examples.
+        reference_size: Examples whose statistics stand for the whole.
+        loss: Mean loss with the statistics of the reference.
+        excess: Loss with the statistics of each size, less ``loss``.
+        mean_error: Squared error of a batch mean, in variances; one a size.
+        log_variance_error: Squared error of the logarithm of a batch variance; one a size.
+        scale: What the pilot gained, its first loss less ``loss``; ``abs(loss)`` where it gained nothing.
+        tolerance: Excess over ``scale`` that counts as harmless.
+        safe_size: Smallest size from which on all are surely harmless; None where none is.
+        num_layers: Batch normalization layers.
+    """
+
+    micro_batch_sizes: tuple[int, ...]
+    reference_size: int
+    loss: float
+    excess: tuple[Interval, ...]
+    mean_error: tuple[float, ...]
+    log_variance_error: tuple[float, ...]
+    scale: float
+    tolerance: float
+    safe_size: int | None
+    num_layers: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
     """What was measured, for the report and for a reader who wants to judge.
 
@@ -140,6 +169,7 @@ class Evidence:
         curve: Predicted cost of training against batch size.
         warnings: What a reader should know about the measurements, one sentence each.
         curvature: What bounds the learning rate; None where it is not raised, and for optimizers whose edge is not known.
+        normalization: What micro-batches cost batch normalization; None where the model has none or they are large.
     """
 
     noise: tuple[NoisePoint, ...]
@@ -155,6 +185,7 @@ class Evidence:
     curve: tuple[CurvePoint, ...]
     warnings: tuple[str, ...]
     curvature: CurvatureEvidence | None = None
+    normalization: NormalizationEvidence | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

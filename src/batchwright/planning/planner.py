@@ -25,6 +25,7 @@ from batchwright.planning.kappa import combine, kappa_prior, sweep_kappa
 from batchwright.planning.laws import keep_half_life, lr_turning_point, power_of_two, scale_lr
 from batchwright.planning.log_normal import inverse, product
 from batchwright.planning.lr_choice import choose_lr
+from batchwright.planning.normalization import advise_normalization
 from batchwright.planning.optimizer_settings import OptimizerSettings
 from batchwright.planning.pilot_window import pilot_steps
 from batchwright.planning.plan import Cost, Plan
@@ -85,6 +86,11 @@ def plan(
         NonFiniteLossError: If the task's defaults diverge.
     """
     check_choice("objective", objective, OBJECTIVES)
+    if task.optimizer.name == "scion":
+        raise InputError(
+            f"a plan must be for sgd, adam, adamw or muon, got task {task.name!r} with scion; batch size and learning rate of "
+            "scion follow its budget of tokens: call batchwright.planning.token_budget"
+        )
     check_choice("regime", regime, REGIMES)
     if max_grad_norm is not None:
         check_number("max_grad_norm", max_grad_norm, above=0.0)
@@ -170,6 +176,15 @@ class _Planner:
             device=self.device,
             say=self.say,
         )
+        advice = advise_normalization(
+            self.task,
+            found_pilot.snapshot,
+            first_loss=float(np.mean(found_pilot.losses[:3])),
+            micro_batch_size=min(chosen.choice.batch_size, found_memory.max_micro_batch_size),
+            max_micro_batch_size=found_memory.max_micro_batch_size,
+            seed=self.seed,
+            device=self.device,
+        )
         parts = {
             "memory": memory_s / unit,
             "pilot": found_pilot.train_s / unit,
@@ -180,14 +195,21 @@ class _Planner:
         }
         if branches is not None:
             parts["calibration"] = branches.seconds / unit
+        if advice is not None:
+            parts["normalization"] = advice.seconds / unit
         cost = Cost(
             plain_steps=sum(parts.values()),
             num_examples=found_memory.num_examples
             + found_pilot.num_examples
             + found_times.num_examples
             + chosen.num_examples
-            + (branches.total_examples if branches else 0),
-            seconds=seconds + chosen.bound_s + chosen.trial_s + (branches.seconds if branches else 0.0),
+            + (branches.total_examples if branches else 0)
+            + (advice.num_examples if advice else 0),
+            seconds=seconds
+            + chosen.bound_s
+            + chosen.trial_s
+            + (branches.seconds if branches else 0.0)
+            + (advice.seconds if advice else 0.0),
             parts=parts,
         )
         size = chosen.choice.batch_size
@@ -206,6 +228,7 @@ class _Planner:
             times=found_times,
             memory=found_memory,
             branches=branches,
+            advice=advice,
             cost=cost,
             device=self.device,
             options=self.options,

@@ -78,6 +78,22 @@ class CurvatureRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NormalizationRecord:
+    """What the statistics of small micro-batches cost; the fields of `batchwright.planning.plan.NormalizationEvidence`."""
+
+    micro_batch_sizes: tuple[int, ...]
+    reference_size: int
+    loss: float
+    excess: tuple[Interval, ...]
+    mean_error: tuple[float, ...]
+    log_variance_error: tuple[float, ...]
+    scale: float
+    tolerance: float
+    safe_size: int | None = None
+    num_layers: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvidenceRecord:
     """What was measured; the fields of `batchwright.planning.plan.Evidence`."""
 
@@ -94,6 +110,7 @@ class EvidenceRecord:
     curve: tuple[CurveRecord, ...] = ()
     warnings: tuple[str, ...] = ()
     curvature: CurvatureRecord | None = None
+    normalization: NormalizationRecord | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -211,7 +211,35 @@ def _sure(plan: PlanRecord) -> list[Html]:
     if rows:
         head = ["", "value", "interval", "level", "what it is"]
         parts.append(table("Intervals of what was measured and decided", head, rows, texts=(4,)))
+    parts += _normalization(plan)
     return parts
+
+
+def _normalization(plan: PlanRecord) -> list[Html]:
+    """What the statistics of few examples cost the batch normalization layers."""
+    found = plan.evidence.normalization
+    if found is None:
+        return []
+    scale = found.scale or 1.0
+    rows = [
+        [
+            count(size),
+            percent(excess.value / scale),
+            f"{percent(excess.low / scale)} to {percent(excess.high / scale)}",
+            estimate(mean_error),
+            estimate(log_variance_error),
+        ]
+        for size, excess, mean_error, log_variance_error in zip(
+            found.micro_batch_sizes, found.excess, found.mean_error, found.log_variance_error, strict=False
+        )
+    ]
+    title = (
+        f"Batch normalization with the statistics of small micro-batches, against those of {count(found.reference_size)} examples "
+        f"({plural(found.num_layers, 'layer')}; in parts of what the pilot gained, {estimate(found.scale)}; up to "
+        f"{percent(found.tolerance)} counts as harmless)"
+    )
+    head = ["micro-batch", "added to the loss", "interval", "squared error of means / variance", "of log variances"]
+    return [table(title, head, rows)]
 
 
 def _curvature_lines(plan: PlanRecord) -> list[str]:

@@ -21,6 +21,8 @@ OPTIMIZERS: Mapping[str, str] = {
     "adam": "torch.optim.Adam",
     "adamw": "torch.optim.AdamW",
 }
+# They step by layers, so they are made from the model: `batchwright.optim.build_optimizer`.
+LAYERED: Mapping[str, str] = {"muon": "batchwright.optim.Muon", "scion": "batchwright.optim.Scion"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,12 +30,13 @@ class OptimizerSpec:
     """An optimizer by name with the settings that a plan may change.
 
     Attributes:
-        name: ``sgd``, ``adam`` or ``adamw``.
+        name: ``sgd``, ``adam``, ``adamw``, ``muon`` or ``scion``.
         lr: Learning rate at the task's default batch size.
-        momentum: Momentum of SGD, beta1 of Adam-type methods.
+        momentum: Momentum of SGD, Muon and Scion, beta1 of Adam-type methods.
         beta2: Decay of the squared gradients in Adam-type methods.
         weight_decay: As in `torch.optim`.
-        nesterov: Nesterov momentum, for SGD alone.
+        nesterov: Nesterov momentum, for SGD alone; Muon has it unless its options say no.
+        options: Further keywords for Muon and Scion, as ``{"polar_every": 4}`` or ``{"radii": {"default": 20.0}}``.
     """
 
     name: str = "sgd"
@@ -42,9 +45,10 @@ class OptimizerSpec:
     beta2: float = 0.999
     weight_decay: float = 0.0
     nesterov: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        check_choice("optimizer name", self.name, OPTIMIZERS)
+        check_choice("optimizer name", self.name, (*OPTIMIZERS, *LAYERED))
         check_number("lr", self.lr, above=0.0)
         check_number("momentum", self.momentum, at_least=0.0, below=1.0)
         check_number("beta2", self.beta2, at_least=0.0, below=1.0)
@@ -53,9 +57,22 @@ class OptimizerSpec:
             raise TaskError(
                 f"nesterov needs SGD with momentum above 0, got {self.name} with momentum {self.momentum:g}"
             )
+        if self.options and self.name not in LAYERED:
+            raise TaskError(
+                f"options are for muon and scion, got {', '.join(sorted(self.options))} with {self.name}; leave them out"
+            )
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The `torch.optim` optimizer over ``parameters``."""
+        """The `torch.optim` optimizer over ``parameters``.
+
+        Raises:
+            TaskError: For Muon and Scion, which must know the layers.
+        """
+        if self.name in LAYERED:
+            raise TaskError(
+                f"{self.name} must be made from the model, whose layers decide their norms, got its parameters alone; "
+                "call batchwright.optim.build_optimizer(spec, model)"
+            )
         if self.name == "sgd":
             return torch.optim.SGD(
                 parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov

@@ -10,7 +10,13 @@ from torch.optim import Optimizer
 from batchwright.core.errors import InputError
 from batchwright.planning.batch_change import batch_change
 from batchwright.planning.example_clock import ExampleClock
-from batchwright.planning.optimizer_settings import OptimizerSettings, optimizer_name, read_group, write_group
+from batchwright.planning.optimizer_settings import (
+    OptimizerSettings,
+    group_name,
+    optimizer_name,
+    read_group,
+    write_group,
+)
 
 RULE_NAMES = frozenset({"rule", "momentum_rule", "beta2_rule", "weight_decay_rule"})
 
@@ -82,14 +88,14 @@ class Follower:
             rules["rule"] = "linear"  # its limit
         return [
             batch_change(
-                self._name,
+                group_name(group, self._name),
                 replace(settings, lr=1.0),
                 base_batch_size=self._base_batch_size,
                 batch_size=batch_size,
                 noise_scale=noise_scale,
                 **rules,
             )
-            for settings in self._base
+            for group, settings in zip(self._optimizer.param_groups, self._base, strict=True)
         ]
 
     def _set_factors(self, factors: list[float]) -> None:

@@ -217,6 +217,8 @@ def job_size() -> int:
     return int(os.environ["WORLD_SIZE"]) if known else 1
 
 
+# The addresses of a process's groups: each has its own name in one store, which lives as long as the process.
+_store: Any = None
 _groups_made = 0
 
 
@@ -230,7 +232,7 @@ def process_group(device: str) -> Iterator[Group]:
     Raises:
         InputError: If this torch has no gloo.
     """
-    global _groups_made
+    global _store, _groups_made
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
@@ -245,12 +247,14 @@ def process_group(device: str) -> Iterator[Group]:
     from torch.distributed.rendezvous import rendezvous
 
     gpu = device != "cpu" and torch.cuda.is_available() and dist.is_nccl_available()
-    store, rank, world_size = next(iter(rendezvous("env://")))
-    # A name of its own: a second group in one process would find the addresses of the first.
-    store = PrefixStore(f"batchwright/{_groups_made}", store)
+    if _store is None:
+        _store, _, _ = next(iter(rendezvous("env://")))
+    store = PrefixStore(f"batchwright/{_groups_made}", _store)
     _groups_made += 1
     backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    dist.init_process_group(
+        backend, store=store, rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"])
+    )
     try:
         group = Processes()
         yield group

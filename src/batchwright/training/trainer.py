@@ -15,8 +15,8 @@ from batchwright.core.errors import InputError, NonFiniteLossError
 from batchwright.core.preserve import RandomState
 from batchwright.core.records import RecordWriter
 from batchwright.core.serialization import from_plain, to_plain
-from batchwright.core.vectors import trainable
 from batchwright.data.samplers import EpochSampler, SamplerState
+from batchwright.optim.build import build_optimizer
 from batchwright.tasks.evaluation import Evaluation, evaluate
 from batchwright.tasks.task import Task
 from batchwright.training.batch_gradient import BatchGradient
@@ -64,7 +64,7 @@ class Trainer:
             self.model = task.make_model(settings.seed, device)
         self.ranks = place(self.model, group, parallel)
         with group.together():
-            self.optimizer = settings.optimizer.build(trainable(self.model))
+            self.optimizer = build_optimizer(settings.optimizer, self.model)
             self.sampler = EpochSampler(task.num_train, settings.seed)
             self.watch = Watch(task, settings, self.model, self.optimizer, records, self.ranks)
             self.control = Control(task, settings, self.optimizer, records, self.watch, group)
