@@ -15,6 +15,7 @@ from batchwright.core.errors import InputError, NonFiniteLossError
 from batchwright.core.preserve import RandomState
 from batchwright.core.records import RecordWriter
 from batchwright.core.serialization import from_plain, to_plain
+from batchwright.core.vectors import trainable
 from batchwright.data.samplers import EpochSampler, SamplerState
 from batchwright.optim.build import build_optimizer
 from batchwright.tasks.evaluation import Evaluation, evaluate
