@@ -5,19 +5,22 @@
 Every row is four optimizer steps of one batch size, from the same tensors in memory, each over as many micro-batches; so a
 measurement every fourth step is in its share. The loop written by hand indexes the tensors by a shuffled order, divides the mean loss
 by the number of micro-batches and steps. Rows "one forward pass" take the batch whole; the engine splits it in two on the steps that
-it measures. "By hand, against itself" shows what the rest is worth. Accelerate and Lightning Fabric have the same loop with their own
-calls; they measure nothing. A peer that is not installed is left out. Ratios and 95 % intervals as in benchmarks/ratios.py: process
-CPU time on one thread.
+it measures. "By hand, against itself" shows what the rest is worth; "one loss an example" is the loop by hand with the losses that
+the engine takes, so what is over it is the engine's own. Accelerate and Lightning Fabric have the same loop with their own calls, and
+Lightning's Trainer its own loop, without logger, bar and checkpoints, in a thread that is given four steps' batches at a time; they
+measure nothing. A peer that is not installed is left out. Ratios and 95 % intervals as in benchmarks/ratios.py: process CPU time on
+one thread.
 """
 
 import argparse
+import threading
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import batchwright as bw
 from batchwright.tasks.char_gpt import CharGPT, sequence_loss
@@ -58,15 +61,18 @@ class Case:
                 yield tuple(tensor[indices] for tensor in self.data)
 
 
-def by_hand(case: Case, num_parts: int) -> Callable[[], None]:
+def by_hand(case: Case, num_parts: int, *, each: bool = False) -> Callable[[], None]:
     model, optimizer = case.make()
     batches = case.micro_batches(case.batch_size // num_parts)
+
+    def mean_loss(batch: tuple[Tensor, ...]) -> Tensor:
+        return case.loss(model, batch).mean() if each else case.mean_loss(model, batch)
 
     def steps() -> None:
         for _ in range(NUM_STEPS):
             optimizer.zero_grad()
             for _ in range(num_parts):
-                (case.mean_loss(model, next(batches)) / num_parts).backward()
+                (mean_loss(next(batches)) / num_parts).backward()
             optimizer.step()
 
     return steps
@@ -135,9 +141,57 @@ def on_fabric(case: Case, num_parts: int) -> Callable[[], None]:
     return steps
 
 
+def on_trainer(case: Case, num_parts: int) -> Callable[[], None]:
+    from lightning.pytorch import LightningModule, Trainer
+
+    model, optimizer = case.make()
+    batches = case.micro_batches(case.batch_size // num_parts)
+    given, asked = threading.Semaphore(0), threading.Semaphore(0)
+
+    class Module(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def training_step(self, batch: tuple[Tensor, ...], _: int) -> Tensor:
+            return case.mean_loss(self.model, batch)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return optimizer
+
+    class Batches(IterableDataset):
+        def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+            while True:
+                for _ in range(NUM_STEPS * num_parts):
+                    given.acquire()
+                    yield next(batches)
+                asked.release()
+
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=-1,
+        accumulate_grad_batches=num_parts,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loader = DataLoader(Batches(), batch_size=None)
+    threading.Thread(target=trainer.fit, args=(Module(), loader), daemon=True).start()
+
+    def steps() -> None:
+        # The trainer fetches a batch ahead, so what is waited for is the last batch but one; the next call has the other.
+        given.release(NUM_STEPS * num_parts)
+        asked.acquire()
+
+    return steps
+
+
 def rows(case: Case) -> Iterator[tuple[str, str, Callable[[], None], Callable[[], None]]]:
     hand = by_hand(case, 4)
     yield "by hand, against itself", "", hand, by_hand(case, 4)
+    yield "by hand, one loss an example", "", hand, by_hand(case, 4, each=True)
     yield "engine, no statistics", "≤ 1.01", hand, on_engine(case, 4, None)
     yield "engine, noise scale every 4th step", "≤ 1.03", hand, on_engine(case, 4, 4)
     yield "engine, noise scale every step", "≤ 1.03", hand, on_engine(case, 4, 1)
@@ -148,6 +202,7 @@ def rows(case: Case) -> Iterator[tuple[str, str, Callable[[], None], Callable[[]
         yield "Accelerate", "", hand, on_accelerate(case, 4)
     if find_spec("lightning") is not None:
         yield "Lightning Fabric", "", hand, on_fabric(case, 4)
+        yield "Lightning Trainer", "", hand, on_trainer(case, 4)
 
 
 def main() -> None:

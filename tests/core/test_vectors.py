@@ -114,4 +114,10 @@ def test_a_flat_copy_holds_tensors_of_different_kinds_and_loses_no_digits():
     torch.manual_seed(0)
     tensors = [0.1 * torch.randn(3_000_000), torch.randn(50, dtype=torch.float64), torch.randn(7)]
     wanted = float(sum(tensor.double().square().sum() for tensor in tensors))
-    assert float(FlatCopy(tensors).sq_norm()) == pytest.approx(wanted, rel=1e-6)
+    copy = FlatCopy(tensors)
+    assert float(copy.sq_norm()) == pytest.approx(wanted, rel=1e-6)
+    assert sum(float(norms.double().square().sum()) for norms in copy.block_norms()) == pytest.approx(wanted, rel=1e-6)
+    assert copy.holds(tensors)
+    assert not copy.holds(tensors[:2])
+    assert not copy.holds([*tensors[:2], tensors[2].double()])
+    assert not copy.holds([*tensors[:2], tensors[2][:6]])

@@ -46,6 +46,45 @@ def test_a_single_micro_batch_says_nothing():
     assert measured_step(Vector(), torch.randn(20, DIM), 20) is None
 
 
+def test_a_copy_of_an_earlier_step_is_written_over_and_tells_the_same():
+    model, generator = Vector(), torch.Generator().manual_seed(0)
+    parameters, copy = list(model.parameters()), None
+    for _ in range(3):
+        batch = torch.randn(20, DIM, generator=generator)
+        kept = MicroBatchNorms(parameters, copy=copy)
+        model.zero_grad()
+        accumulate_gradient(model, loss, batch, micro_batch_size=7, after_micro_batch=kept.after_micro_batch)
+        assert kept.step_noise() == measured_step(model, batch, 7)
+        assert copy is None or kept.copy is copy
+        copy = kept.copy
+    # In float64 it is another kind, so the copy is of no use.
+    model.double()
+    kept = MicroBatchNorms(parameters, copy=copy)
+    model.zero_grad()
+    accumulate_gradient(model, loss, batch.double(), micro_batch_size=7, after_micro_batch=kept.after_micro_batch)
+    assert kept.copy is not copy
+    assert kept.step_noise() == measured_step(model, batch.double(), 7)
+
+
+def test_step_noise_is_that_of_the_gradients_of_the_parts():
+    torch.manual_seed(0)
+    model, batch, sizes = nn.Sequential(nn.Linear(90, 60), nn.Tanh(), nn.Linear(60, 1)), torch.randn(20, 90), [7, 7, 6]
+    norms = MicroBatchNorms(list(model.parameters()))
+
+    def values(network: nn.Module, part: torch.Tensor) -> torch.Tensor:
+        return network(part).squeeze(1).square()
+
+    accumulate_gradient(model, values, batch, sizes=sizes, after_micro_batch=norms.after_micro_batch)
+    found = norms.step_noise()
+    rows = [torch.autograd.grad(values(model, part).mean(), list(model.parameters())) for part in batch.split(sizes)]
+    parts = torch.stack([torch.cat([each.flatten() for each in row]) for row in rows]).double()
+    counts = torch.tensor(sizes).double()
+    mean = (counts[:, None] * parts).sum(dim=0) / 20
+    trace = float((counts * (parts - mean).square().sum(dim=1)).sum() / 2)
+    assert found.trace == pytest.approx(trace, rel=1e-5)
+    assert found.grad_sq_norm == pytest.approx(float(mean.square().sum()) - trace / 20, rel=1e-5)
+
+
 def test_interval_of_a_long_average_covers():
     rng, covered, repeats = np.random.default_rng(0), 0, 300
     for _ in range(repeats):

@@ -8,6 +8,7 @@ from batchwright.core.objectives import accumulate_gradient
 from batchwright.core.preserve import RandomState
 from batchwright.core.vectors import flatten, gradients, trainable
 from batchwright.measure.gradient_statistics import GradientStatistics, gradient_diversity
+from batchwright.tasks.char_gpt import CharGPT, sequence_loss
 from batchwright.training.step_examples import EpochDiversity, example_statistics
 
 
@@ -36,6 +37,20 @@ def test_statistics_of_a_step_are_those_of_its_whole_gradients():
     assert found.trace == pytest.approx(expected.trace, rel=1e-5)
     assert found.grad_sq_norm == pytest.approx(expected.grad_sq_norm - expected.trace / 24, rel=1e-4)
     assert found.inner_product_variance == pytest.approx(float(expected.inner_products.var()), rel=1e-4)
+
+
+def test_statistics_of_a_step_with_fused_attention_are_those_of_its_whole_gradients():
+    torch.manual_seed(3)
+    model = CharGPT(num_symbols=11, context=12, width=16, num_heads=2, num_layers=1)
+    batch = (torch.randint(11, (9, 13)),)
+    losses = sequence_loss(model, batch)
+    grads = [torch.autograd.grad(value, trainable(model), retain_graph=True) for value in losses]
+    expected = GradientStatistics.of(torch.stack([flatten(each) for each in grads]))
+    start = RandomState.capture()
+    accumulate_gradient(model, sequence_loss, batch, sizes=[5, 4])
+    found = example_statistics(model, sequence_loss, batch, [5, 4], start)
+    assert found.trace == pytest.approx(expected.trace, rel=1e-4)
+    assert found.inner_product_variance == pytest.approx(float(expected.inner_products.var()), rel=1e-3)
 
 
 def test_dropout_falls_as_in_the_step_and_nothing_is_changed():

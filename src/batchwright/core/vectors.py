@@ -27,9 +27,14 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 def gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
     """The gradient of each parameter; zeros where a parameter took no part."""
-    return [
-        torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach() for parameter in parameters
-    ]
+    found = []
+    for parameter in parameters:
+        grad = parameter.grad  # each look makes a Python object, and so does detach()
+        if grad is None:
+            found.append(torch.zeros_like(parameter))
+        else:
+            found.append(grad.detach() if grad.requires_grad else grad)
+    return found
 
 
 def sq_norm(tensors: Sequence[Tensor]) -> Float[Tensor, ""]:
@@ -80,14 +85,25 @@ class FlatCopy:
         """Take ``tensors`` off."""
         torch._foreach_sub_(self.views, list(tensors))
 
+    def holds(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether it was made for tensors of these shapes and kinds."""
+        return len(tensors) == len(self.views) and all(
+            view.shape == tensor.shape and view.dtype == tensor.dtype and view.device == tensor.device
+            for view, tensor in zip(self.views, tensors, strict=True)
+        )
+
     def sq_norm(self) -> Float[Tensor, ""]:
         """Squared Euclidean norm, exact to float32's last digits at any size."""
-        parts = []
+        parts = [norms.double().square().sum() for norms in self.block_norms()]
+        return torch.stack([part.to(parts[0].device) for part in parts]).sum()
+
+    def block_norms(self) -> list[Tensor]:
+        """Euclidean norms of blocks, one tensor a kind; the squares of all of them add up to `sq_norm`, by one operation a kind."""
+        found = []
         for buffer in self._buffers:
             wide = torch.float32 if buffer.dtype in (torch.float16, torch.bfloat16) else buffer.dtype
-            norms = torch.linalg.vector_norm(buffer.view(-1, BLOCK), dim=1, dtype=wide)
-            parts.append(norms.double().square().sum())
-        return torch.stack([part.to(parts[0].device) for part in parts]).sum()
+            found.append(torch.linalg.vector_norm(buffer.view(-1, BLOCK), dim=1, dtype=wide))
+        return found
 
 
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Float[Tensor, ""]:
@@ -95,7 +111,8 @@ def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Float[Tensor, ""]:
     parts = []
     for a, b in zip(left, right, strict=True):
         (a_blocks, a_rest), (b_blocks, b_rest) = _blocks(a), _blocks(b)
-        blocks = torch.bmm(a_blocks[:, None, :], b_blocks[:, :, None]).double().sum()
+        # A bmm of rows and columns took forty times as long on a CPU.
+        blocks = torch.linalg.vecdot(a_blocks, b_blocks).double().sum()
         parts.append(blocks + (a_rest.double() * b_rest.double()).sum())
     return torch.stack(parts).sum()
 

@@ -34,7 +34,7 @@ class TappedNorms(MicroBatchNorms):
             self.untap()
             # A parameter that took no part has what it had.
             empty = [torch.zeros_like(parameter) for parameter in self._parameters]
-            before = empty if self._before is None else [view.clone() for view in self._before.views]
+            before = [view.clone() for view in self.copy.views] if self.copy is not None and self._sizes else empty
             accumulated = [self._caught.get(number, tensor) for number, tensor in enumerate(before)]
             self._caught = {}
         super().after_micro_batch(num_examples, accumulated)

@@ -5,7 +5,7 @@ averages is far less biased than an average of ratios.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,20 +35,30 @@ class MicroBatchNorms:
     """Collects the squared norms of the micro-batch gradients while they are accumulated into ``.grad``.
 
     Call `after_micro_batch` after each backward pass of `core.objectives.accumulate_gradient` on empty gradients. One
-    copy of the gradient is held until the step ends; nothing waits for the device before `step_noise`. Each micro-batch
+    copy of the gradient is held; nothing waits for the device before `step_noise`. Each micro-batch
     counts by its own norm, so the estimate is that of all parts.
 
     Args:
         parameters: Whose gradients are accumulated.
         read: How the gradients are read, where that is not from ``.grad`` as it is; for shards of them all estimates are sums over
             the shards.
+        copy: That of an earlier step, to be written over: on a CPU a fresh one costs as much as the arithmetic.
+
+    Attributes:
+        copy: Of the gradient; None before the first micro-batch of the first step.
     """
 
-    def __init__(self, parameters: list[nn.Parameter], read: Callable[[], list[Tensor]] | None = None) -> None:
+    def __init__(
+        self,
+        parameters: list[nn.Parameter],
+        read: Callable[[], list[Tensor]] | None = None,
+        copy: FlatCopy | None = None,
+    ) -> None:
         self._read = read or (lambda: gradients(parameters))
-        self._before: FlatCopy | None = None
+        self.copy = copy
         self._sizes: list[int | Tensor] = []
-        self._sq_norms: list[Tensor] = []
+        # Norms of blocks, a list a micro-batch; squared and summed together at the end, in fewer operations.
+        self._norms: list[list[Tensor]] = []
 
     def after_micro_batch(self, num_examples: int | Tensor, accumulated: list[Tensor] | None = None) -> None:
         """Take in the micro-batch of ``num_examples`` examples whose gradient has just been added.
@@ -59,30 +69,50 @@ class MicroBatchNorms:
             accumulated: The gradient that it was added to, parameter by parameter; what ``read`` gives where left out.
         """
         now = self._read() if accumulated is None else accumulated
-        if self._before is None:
-            self._before = FlatCopy(now)
-            self._sq_norms.append(self._before.sq_norm())
-        else:
+        if self._sizes:
             # In place, because on a CPU fresh buffers cost more than the arithmetic; the sign does not matter to a norm.
-            self._before.subtract_(now)
-            self._sq_norms.append(self._before.sq_norm())
-            self._before.copy_(now)
+            assert self.copy is not None
+            self.copy.subtract_(now)
+            self._norms.append(self.copy.block_norms())
+            self.copy.copy_(now)
+        else:
+            if self.copy is not None and self.copy.holds(now):
+                self.copy.copy_(now)
+            else:
+                self.copy = FlatCopy(now)
+            self._norms.append(self.copy.block_norms())
         self._sizes.append(num_examples)
 
     def step_noise(self) -> StepNoise | None:
         """The estimates of this step, or None where fewer than two micro-batches had a weight; ``.grad`` may be clipped by now."""
-        sizes = np.array([float(size) for size in self._sizes], dtype=np.float64)
-        known = sizes > 0  # a micro-batch of padding alone has no gradient to compare
-        if known.sum() < 2:
+        sizes = [float(size) for size in self._sizes]
+        if self.copy is None:
             return None
-        sizes = sizes[known]
-        batch_size = sizes.sum()
-        # What was accumulated is (n_j / B) g_j, so n_j ||g_j||^2 = ||part_j||^2 B^2 / n_j.
-        weighted = float((torch.stack(self._sq_norms).cpu().numpy()[known] * batch_size**2 / sizes).sum())
-        assert self._before is not None
-        mean_sq_norm = float(self._before.sq_norm())
-        trace = (weighted - batch_size * mean_sq_norm) / (len(sizes) - 1)
-        return StepNoise(trace=float(trace), grad_sq_norm=float(mean_sq_norm - trace / batch_size))
+        kinds = zip(*self._norms, self.copy.block_norms(), strict=True)
+        sums = [torch.stack(norms).double().square_().sum(dim=1).tolist() for norms in kinds]
+        *sq_norms, mean_sq_norm = (sum(parts) for parts in zip(*sums, strict=True))
+        return noise_of_parts(sq_norms, mean_sq_norm, sizes)
+
+
+def noise_of_parts(sq_norms: Sequence[float], mean_sq_norm: float, sizes: Sequence[float]) -> StepNoise | None:
+    """The estimates of a step from the squared norms of what each micro-batch added to the gradient, and of the whole gradient.
+
+    Args:
+        sq_norms: One a micro-batch, of ``(n_j / B) g_j``.
+        mean_sq_norm: Of their sum.
+        sizes: ``n_j``, in examples or units of weight; a micro-batch of none, padding alone, has no gradient to compare.
+
+    Returns:
+        The estimates; None where fewer than two micro-batches had a weight.
+    """
+    num_parts = sum(size > 0 for size in sizes)
+    if num_parts < 2:
+        return None
+    batch_size = sum(sizes)
+    # So n_j ||g_j||^2 = ||part_j||^2 B^2 / n_j.
+    weighted = sum(sq_norm * batch_size**2 / size for sq_norm, size in zip(sq_norms, sizes, strict=True) if size > 0)
+    trace = (weighted - batch_size * mean_sq_norm) / (num_parts - 1)
+    return StepNoise(trace=trace, grad_sq_norm=mean_sq_norm - trace / batch_size)
 
 
 @dataclass(frozen=True, slots=True)

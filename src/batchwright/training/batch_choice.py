@@ -66,6 +66,7 @@ class BatchChoice:
             )
         self.batch_size = batch_size
         self.noise = RunningNoiseScale()
+        self._interval = self.noise.interval()  # dear enough to be reckoned on measured steps alone
         self.needs = policy.needs
         self._state = policy.init(batch_size=self.batch_size)
         self.decision = Decision(batch_size=self.batch_size, changed=False, reason="the first batch size")
@@ -83,7 +84,8 @@ class BatchChoice:
         """Take in a step, or with step 0 the beginning, and choose the next batch size; whether it changed."""
         if statistics.noise is not None:
             self.noise = self.noise.update(statistics.noise)
-        interval = self.noise.interval()
+            self._interval = self.noise.interval()
+        interval = self._interval
         measured = Measured(
             step=step,
             num_examples=num_examples,
@@ -134,4 +136,5 @@ class BatchChoice:
             )
         self.batch_size, self._state = state["batch_size"], state["controller"]
         self.noise = RunningNoiseScale.from_state(state["noise"])
+        self._interval = self.noise.interval()
         self._follower.load_state_dict(state["follower"])

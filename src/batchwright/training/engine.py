@@ -160,7 +160,7 @@ class BatchEngine(EngineSteps):
             num_train=self.stream.num_examples,
             name=optimizer_rules,
         )
-        self.gatherer = Gatherer(self.ranks, self.choice.needs)
+        self.gatherer = Gatherer(self.ranks, self.choice.needs, separate=True)
         if noise_batch_size is not None and self.gatherer.active:
             raise InputError(
                 f"noise_batch_size must go with a policy that does not measure the gradient, got {type(policy).__name__}, which "

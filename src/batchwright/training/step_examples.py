@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from batchwright.core.batches import Batch, split_sizes
 from batchwright.core.objectives import Loss, example_losses
@@ -47,12 +48,13 @@ def inner_products(model: nn.Module, loss: Loss, batch: Batch, vector: Sequence[
     it exists wherever second derivatives do.
     """
     parameters = trainable(model)
-    losses = example_losses(model, loss, batch)
-    weights = torch.zeros_like(losses, requires_grad=True)
-    pulled = torch.autograd.grad(losses, parameters, weights, create_graph=True, allow_unused=True)
-    pairs = [(found, each) for found, each in zip(pulled, vector, strict=True) if found is not None]
-    found, vectors = zip(*pairs, strict=True)
-    (products,) = torch.autograd.grad(found, weights, vectors)
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative
+        losses = example_losses(model, loss, batch)
+        weights = torch.zeros_like(losses, requires_grad=True)
+        pulled = torch.autograd.grad(losses, parameters, weights, create_graph=True, allow_unused=True)
+        pairs = [(found, each) for found, each in zip(pulled, vector, strict=True) if found is not None]
+        found, vectors = zip(*pairs, strict=True)
+        (products,) = torch.autograd.grad(found, weights, vectors)
     return products.double()
 
 

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from batchwright.core.errors import InputError
-from batchwright.core.vectors import gradients
+from batchwright.core.vectors import FlatCopy, gradients
 from batchwright.measure.gradient_statistics import cosine_of_halves
 from batchwright.measure.noise_ranks import RankNoise
 from batchwright.measure.running_noise import MicroBatchNorms, StepNoise
+from batchwright.measure.separate_norms import SeparateNorms
 from batchwright.training.ranks import DdpRanks, Ranks, WholeRanks
 
 # What a controller may need that is made of the noise of the parts.
@@ -31,7 +32,8 @@ class StepStatistics:
 
 
 class Gatherer:
-    """Gathers what a controller needs; one for a run, and it holds gradients only while a measured step is under way.
+    """Gathers what a controller needs; one for a run. For the noise of micro-batches it holds one copy of the gradient from the first
+    measured step on, which costs no memory at the highest point: that is in a measured step.
 
     In one process, and under FSDP, the parts are the micro-batches. Where each rank has the whole model they are the ranks, whose
     gradients are reduced anyway; under DDP by a communication hook.
@@ -39,13 +41,17 @@ class Gatherer:
     Args:
         ranks: The processes.
         needs: Names of `adapt.Measured`.
+        separate: Whether `before_backward` is called before each backward pass; it makes the noise of one process cheaper.
     """
 
-    def __init__(self, ranks: Ranks, needs: frozenset[str]) -> None:
+    def __init__(self, ranks: Ranks, needs: frozenset[str], *, separate: bool = False) -> None:
         self._ranks = ranks
+        # Wrappers of the model have ways of their own with gradients.
+        self._separate = separate and type(ranks) is Ranks
         self._wants_noise, self._wants_cosine = bool(needs & NOISE), "cosine" in needs
         self.active = self._wants_noise or self._wants_cosine
-        self._norms: MicroBatchNorms | None = None
+        self._norms: MicroBatchNorms | SeparateNorms | None = None
+        self._copy: FlatCopy | None = None
         self._first_half: list[Tensor] | None = None
         self._by_rank: RankNoise | None = None
         if self._wants_cosine and ranks.world_size > 1 and (ranks.sharded or isinstance(ranks, DdpRanks)):
@@ -81,9 +87,16 @@ class Gatherer:
         self._norms = None
         if self._by_rank is not None:
             self._by_rank.recording = True
+        elif self._wants_noise and self._separate:
+            self._norms = SeparateNorms(self._ranks.parameters)
         elif self._wants_noise:
             read = self._ranks.local_gradients if self._ranks.sharded else None
-            self._norms = MicroBatchNorms(self._ranks.parameters, read)
+            self._norms = MicroBatchNorms(self._ranks.parameters, read, self._copy)
+
+    def before_backward(self) -> None:
+        """The backward pass of a micro-batch of a measured step comes next."""
+        if isinstance(self._norms, SeparateNorms):
+            self._norms.before_backward()
 
     def after_micro_batch(self, weight: int | Tensor) -> None:
         """A micro-batch of this weight has added its gradient; the number of its examples where they have no weights."""
@@ -119,6 +132,8 @@ class Gatherer:
             self._by_rank.recording = False
         elif self._norms is not None:
             noise = self._norms.step_noise()
+            if isinstance(self._norms, MicroBatchNorms):
+                self._copy = self._norms.copy
             if noise is not None and self._ranks.sharded:
                 shard = torch.tensor([noise.trace, noise.grad_sq_norm], dtype=torch.float64, device=self._ranks.device)
                 trace, grad_sq_norm = self._ranks.sum(shard).tolist()

@@ -167,6 +167,8 @@ class Update:
         scaled = part * scale
         if engine.scaler is not None:
             scaled = engine.scaler.scale(scaled)
+        if self.measured:
+            engine.gatherer.before_backward()
         scaled.backward()
         self._present = None
         if self.measured:
