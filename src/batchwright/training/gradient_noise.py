@@ -79,8 +79,8 @@ def noise_weights(
         return torch.ones(batch_size, device=device)
     if kind == "gamma":
         return _gamma(batch_size, 1 / variance, generator) * variance
-    drawn = torch.randn(batch_size, generator=generator, device=device) * variance**0.5
-    return 1 + (drawn - drawn.mean() if kind == "balanced" else drawn)
+    drawn: Tensor = torch.randn(batch_size, generator=generator, device=device) * variance**0.5
+    return (drawn - drawn.mean() if kind == "balanced" else drawn).add_(1.0)
 
 
 def step_weights(

@@ -60,7 +60,7 @@ def fit(
     max_grad_norm: float | None = MAX_GRAD_NORM,
     noise: str = "",
     noise_like: int | None = None,
-    after_update: Callable[[int], None] = lambda update: None,
+    after_update: Callable[[int], object] = lambda update: None,
 ) -> None:
     """Train in place. An epoch's last batch is as short as it comes, and its examples count as all others do.
 

@@ -120,7 +120,7 @@ TABLES = {
 
 def table_cells(preset: str, seed: int) -> list[Cell]:
     """Entries of the tables, one seed of all of them after another, so that a study that is stopped has whole seeds."""
-    found = []
+    found: list[Cell] = []
     most = max((table.seeds_of(preset, arm) for table in TABLES.values() for arm in table.arms), default=0)
     for index in range(most):
         for table in TABLES.values():
