@@ -17,6 +17,7 @@ NAMES = (
     "batch_sharpness",
     "monitor_overhead",
     "memory_ceiling",
+    "muon",
     "knee",
     "norm_layers",
     "coverage",
@@ -29,6 +30,7 @@ PEERS = (
     "lightning",
     "opacus",
     "pyhessian",
+    "pytorch-optimizer",
 )
 
 

@@ -1,9 +1,9 @@
 """Ghost batch norm against torch's batch norm and against the form that runs it on one chunk after another.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.norm_layers [ROUNDS]
+    OMP_NUM_THREADS=1 python -m benchmarks.norm_layers [ROUNDS] [layers|steps]
 
-Forward and backward pass of one layer alone, training mode, float32. Ratios of process CPU time from steps in turn, median over
-rounds with its 95 % interval.
+First forward and backward pass of one layer alone, training mode, float32; then whole optimizer steps of a ResNet-20 whose norms were
+converted. Ratios of process CPU time from steps in turn, median over rounds with its 95 % interval.
 """
 
 import sys
@@ -11,8 +11,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from batchwright.nn import GhostBatchNorm1d, GhostBatchNorm2d
+from batchwright.nn import GhostBatchNorm1d, GhostBatchNorm2d, convert
+from batchwright.tasks.resnet import ResNet
 from benchmarks.ratios import Ratio, clock, time_ratio
 
 # ResNet-20 on CIFAR-10 by stage, ResNet-50 on ImageNet at two stages, a wide early layer, and small late ones.
@@ -28,6 +30,16 @@ IMAGES = (
 )
 VECTORS = ((4096, 128), (512, 512))
 NUM_GHOSTS, GHOST_SIZE = 64, 32
+# Batch sizes of the whole steps, and their conversions.
+STEP_SIZES = (32, 128)
+CONVERSIONS = (
+    ("BatchNorm again", None, {}, ""),
+    ("ghosts of 2", "ghost", {"ghost_size": 2}, ""),
+    ("Kalman, ghosts of 2", "kalman", {"ghost_size": 2}, "≤ 1.35"),
+    ("Kalman, the whole batch", "kalman", {}, "≤ 1.35"),
+    ("Kalman, ghosts of 2, raw", "kalman", {"ghost_size": 2, "prior": "raw"}, ""),
+    ("Kalman, ghosts of 2, raw and sampled", "kalman", {"ghost_size": 2, "prior": "raw", "propagate": "sampled"}, ""),
+)
 # Steps of one timing take about this long.
 TIMING_S = 0.01
 
@@ -76,7 +88,36 @@ def ratio(plain: nn.Module, other: nn.Module, x: Tensor, grad: Tensor, rounds: i
     )
 
 
-def main(rounds: int) -> None:
+def whole_step(batch_size: int, to: str | None, options: dict[str, object]) -> Callable[[], None]:
+    """An optimizer step of a ResNet-20 on images of 32 x 32."""
+    torch.manual_seed(0)
+    model = ResNet(depth=20)
+    if to is not None:
+        convert(model, to, **options)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    images, labels = torch.randn(batch_size, 3, 32, 32), torch.randint(10, (batch_size,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def steps(rounds: int) -> None:
+    """Whole steps with other norms over those with batch norm."""
+    print("| ResNet-20, batch | norm | BatchNorm's step, ms | ratio | target |")
+    print("| --- | --- | --- | --- | --- |")
+    for batch_size in STEP_SIZES:
+        plain = whole_step(batch_size, None, {})
+        for label, to, options, target in CONVERSIONS:
+            found = time_ratio(plain, whole_step(batch_size, to, options), rounds)
+            print(f"| {batch_size} | {label} | {1e3 * found.plain_s:.0f} | {found} | {target} |", flush=True)
+
+
+def layers(rounds: int) -> None:
+    """One layer alone."""
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s)")
     print(
@@ -102,4 +143,7 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 15)
+    chosen = sys.argv[2] if len(sys.argv) > 2 else ""
+    for name, part in (("layers", layers), ("steps", steps)):
+        if chosen in ("", name):
+            part(int(sys.argv[1]) if len(sys.argv) > 1 else 15)

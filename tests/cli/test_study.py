@@ -52,9 +52,16 @@ def test_json_is_one_document_and_a_second_run_needs_resume(capsys, tmp_path: Pa
     assert "2 holds" in capsys.readouterr().out
 
 
-def test_all_puts_each_study_into_a_folder_of_its_own(capsys, tmp_path: Path):
+def test_all_puts_each_study_into_a_folder_of_its_own(capsys, tmp_path: Path, monkeypatch):
+    from dataclasses import replace
+
+    from batchwright.studies import registry
+
+    eoss = registry.REGISTRY["eoss"]
+    monkeypatch.setattr(registry, "REGISTRY", {"eoss": eoss, "again": replace(eoss, name="again")})
     assert run(["study", "--all", *QUICK, "--out", str(tmp_path)]) == 0
     assert (tmp_path / "eoss" / "study.json").exists()
+    assert (tmp_path / "again" / "study.json").exists()
     assert run(["report", str(tmp_path), "--json"]) == 0
 
 

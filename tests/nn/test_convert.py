@@ -106,7 +106,7 @@ def test_what_cannot_be_replaced_is_reported_with_the_reason():
 
 
 def test_unknown_targets_and_options_are_refused():
-    with pytest.raises(InputError, match="to must be one of batch, ghost, group, renorm"):
+    with pytest.raises(InputError, match="to must be one of batch, ghost, group, kalman, renorm"):
         bw.nn.convert(nn.BatchNorm1d(4), "goast")
     with pytest.raises(InputError, match=r"options of to='ghost' must be among ghost_size, .*got size"):
         bw.nn.convert(nn.BatchNorm1d(4), "ghost", size=4)

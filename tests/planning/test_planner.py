@@ -1,5 +1,6 @@
 """A plan is complete, repeatable, honest about its cost, and survives the disk."""
 
+import json
 import math
 
 import pytest
@@ -65,8 +66,8 @@ def test_plan_json_round_trips(tmp_path):
     assert again.evidence == plan.evidence
     assert again.intervals == plan.intervals
     assert (again.lr, again.cost, again.reasons) == (plan.lr, plan.cost, plan.reasons)
-    path.write_text(path.read_text().replace('"schema": 1', '"schema": 99'))
-    with pytest.raises(RecordError, match="schema 1 or older"):
+    path.write_text(path.read_text().replace('"schema": 2', '"schema": 99'))
+    with pytest.raises(RecordError, match="schema 2 or older"):
         bw.Plan.load(tmp_path)
 
 
@@ -145,3 +146,44 @@ def test_the_learning_rate_turns_at_the_larger_of_noise_scale_and_critical_size(
     small, large = Interval(value=10.0, low=5.0, high=20.0), Interval(value=100.0, low=50.0, high=200.0)
     assert lr_turning_point(small, large) == large
     assert lr_turning_point(large, small) == large
+
+
+def test_a_plan_carries_its_regime_to_the_disk_and_back(tmp_path):
+    plan = bw.plan(
+        make_task(), device="cpu", regime="keep-updates", lr_rule="square-root", max_grad_norm=5.0, max_batch_size=64
+    )
+    regime = plan.regime
+    assert regime.name == "keep-updates"
+    assert regime.num_updates == -(-50 * 500 // 16)
+    assert regime.max_examples == regime.num_updates * plan.batch_size
+    assert plan.reasons["regime"] == regime.told
+    assert "clipped to the norm 5" in plan.reasons["max_grad_norm"]
+    assert plan.reasons["lr"].startswith("square-root rule, asked for")
+    turn = max(plan.intervals["critical_batch_size"].value, plan.intervals["noise_scale"].value, 16.0)
+    assert plan.lr == pytest.approx(0.02 * math.sqrt(min(plan.batch_size, turn) / 16))
+    assert bw.Plan.load(plan.save(tmp_path)).regime == regime
+
+
+def test_a_plan_of_schema_1_has_no_regime(tmp_path):
+    path = bw.plan(make_task(), device="cpu").save(tmp_path)
+    old = {name: value for name, value in json.loads(path.read_text()).items() if name != "regime"} | {"schema": 1}
+    path.write_text(json.dumps(old))
+    assert bw.Plan.load(path).regime is None
+
+
+def test_noise_takes_the_place_of_a_scaled_lr():
+    plan = bw.plan(make_task(), "time", device="cpu", gradient_noise=True)
+    assert plan.lr == 0.02
+    assert plan.reasons["lr"].startswith("keep rule")
+    assert plan.batch_size > 16
+    assert plan.regime.noise_batch_size == 16
+    assert "covariance of batch size 16" in plan.reasons["gradient_noise"]
+    small = bw.plan(make_task(), device="cpu", gradient_noise=True, max_batch_size=16)
+    assert small.regime.noise_batch_size is None
+    assert "none: batch size" in small.reasons["gradient_noise"]
+    with pytest.raises(InputError, match="gradient_noise must go with the learning rate kept"):
+        bw.plan(make_task(), device="cpu", gradient_noise=True, lr_rule="linear")
+    with pytest.raises(InputError, match="rule gain of lr must go with sgd"):
+        bw.plan(make_task(optimizer=bw.OptimizerSpec(name="adamw")), device="cpu", lr_rule="gain")
+    with pytest.raises(InputError, match="regime must be one of"):
+        bw.plan(make_task(), device="cpu", regime="keep-time")

@@ -32,7 +32,12 @@ CASES = {
 
 def plain_task(name: str = ""):
     """Without BatchNorm and dropout, which know which examples go through them together."""
-    spec = OptimizerSpec(name="adamw", lr=0.01, weight_decay=0.1) if name == "adamw" else OptimizerSpec(lr=0.05)
+    specs = {
+        "adamw": OptimizerSpec(name="adamw", lr=0.01, weight_decay=0.1),
+        "muon": OptimizerSpec(name="muon", lr=0.01, options={"polar_every": 2}),
+        "scion": OptimizerSpec(name="scion", lr=0.01, options={"radii": {"default": 5.0, "head": 5.0}}),
+    }
+    spec = specs.get(name, OptimizerSpec(lr=0.05))
     model = lambda: nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 2))  # noqa: E731
     return make_task(model=model, target=None, optimizer=spec)
 
@@ -187,3 +192,16 @@ def test_fifty_updates_are_those_of_one_process_also_sharded(tmp_path, alone):
     for name in names:
         near(ranks[0][name], alone[name])
         assert ranks[1][name] == ranks[0][name]
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", ["muon", "scion"])
+def test_those_that_step_by_matrices_take_the_steps_of_one_process(tmp_path, name, parallel):
+    options = {"batch_size": 24, "max_examples": 24 * 20, "checkpoint_every": 5}
+    one = go(tmp_path / "one", name, **options)
+    ranks = on_ranks(2, lambda rank: go(tmp_path / "two", name, parallel=parallel, **options), tmp_path / "results")
+    assert ranks[0] == ranks[1]
+    # Where a gradient is zero but for rounding, the factor magnifies what is another order of sums.
+    ours, theirs = torch.tensor(ranks[0]["parameters"]), torch.tensor(one["parameters"])
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-3
+    assert ranks[0]["losses"] == pytest.approx(one["losses"], rel=1e-3)

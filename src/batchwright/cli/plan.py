@@ -31,6 +31,25 @@ def plan(
         float | None, typer.Option("--budget-seconds", help="Cost of measuring, in seconds.", show_default=False)
     ] = None,
     max_batch_size: Annotated[int | None, typer.Option("--max-batch-size", min=1, show_default=False)] = None,
+    regime: Annotated[
+        str,
+        typer.Option("--regime", help="keep-epochs, or keep-updates: as many updates as at the default batch size."),
+    ] = "keep-epochs",
+    lr_rule: Annotated[
+        str | None,
+        typer.Option(
+            "--lr-rule",
+            help="gain, linear, square-root or keep (docs/batch_changes.md).",
+            show_default="the optimizer's",
+        ),
+    ] = None,
+    max_grad_norm: Annotated[
+        float | None, typer.Option("--max-grad-norm", help="Clip gradients to this norm.", show_default=False)
+    ] = None,
+    gradient_noise: Annotated[
+        bool,
+        typer.Option("--gradient-noise", help="Keep the lr and the small batch's noise instead of scaling the lr."),
+    ] = False,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -59,6 +78,10 @@ def plan(
             seed=seed,
             device=device,
             max_batch_size=max_batch_size,
+            regime=regime,
+            lr_rule=lr_rule,
+            max_grad_norm=max_grad_norm,
+            gradient_noise=gradient_noise,
             on_progress=lambda words: bar.update(line, note=words),
         )
     path = found.save(folder) if folder is not None else None
@@ -103,6 +126,13 @@ def _print(plan: Any, path: Path | None) -> None:
         ("noise scale", "", "noise_scale"),
         ("critical batch size", "", "critical_batch_size"),
     ]
+    if plan.regime is not None:
+        rows.append(("updates", f"{plan.regime.num_updates:,}", "regime"))
+        if plan.regime.max_grad_norm is not None:
+            rows.append(("clipping", number(plan.regime.max_grad_norm), "max_grad_norm"))
+        if "gradient_noise" in plan.reasons:
+            size = plan.regime.noise_batch_size
+            rows.append(("gradient noise", "none" if size is None else f"of batch {size}", "gradient_noise"))
     if "beta2" in plan.reasons:
         rows.insert(4, ("beta2", f"{plan.beta2:.5g}", "beta2"))
     if "normalization" in plan.reasons:

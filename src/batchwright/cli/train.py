@@ -57,6 +57,27 @@ def train(
             "--parallel", help="Under torchrun: ddp, the whole model on each rank; or fsdp, sharded over the ranks."
         ),
     ] = "ddp",
+    max_grad_norm: Annotated[
+        float | None,
+        typer.Option("--max-grad-norm", help="Clip gradients to this norm.", show_default="the plan's"),
+    ] = None,
+    noise_batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--noise-batch-size",
+            min=1,
+            help="Give gradients the covariance of a batch of this size by multiplicative noise.",
+            show_default="the plan's",
+        ),
+    ] = None,
+    lr_milestone: Annotated[
+        list[float] | None,
+        typer.Option("--lr-milestone", help="Share of the run after which the lr is multiplied; may be repeated."),
+    ] = None,
+    lr_decay: Annotated[float, typer.Option("--lr-decay", help="By what --lr-milestone multiplies the lr.")] = 0.1,
+    diffusion: Annotated[
+        bool, typer.Option("--diffusion", help="Record how far the weights have come, and what law that follows.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, as it was started.")] = False,
     out: Out = None,
     seed: Seed = 0,
@@ -116,6 +137,11 @@ def train(
                 stop_at_target=stop_at_target,
                 stability_every=STABILITY_EVERY if stability else None,
                 stability_budget=None if stability_budget == math.inf else stability_budget,
+                max_grad_norm=max_grad_norm,
+                noise_batch_size=noise_batch_size,
+                lr_milestones=tuple(lr_milestone or ()),
+                lr_decay=lr_decay,
+                diffusion=diffusion,
                 resume=resume,
                 device=device,
                 parallel=parallel,

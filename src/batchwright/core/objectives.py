@@ -42,6 +42,7 @@ def accumulate_gradient(
     denominator: float | None = None,
     before_micro_batch: Callable[[bool], None] | None = None,
     after_micro_batch: Callable[[int], None] | None = None,
+    weights: Float[Tensor, " B"] | None = None,
 ) -> Float[Tensor, ""]:
     """Add the gradient of the mean loss of ``batch`` to ``.grad``, micro-batch by micro-batch.
 
@@ -57,6 +58,7 @@ def accumulate_gradient(
         denominator: What sums of losses are divided by, where the batch is a part of a larger one; ``B`` where left out.
         before_micro_batch: Called before each micro-batch, with whether it is the last.
         after_micro_batch: Called with the number of examples of each micro-batch after its backward pass.
+        weights: By what each example's gradient is multiplied; its loss counts in the returned mean as it is.
 
     Returns:
         The mean loss of the batch, detached, on the model's device; nothing waits for the device.
@@ -73,13 +75,20 @@ def accumulate_gradient(
     total: Tensor | None = None
     micro_batch_size = length if micro_batch_size is None else micro_batch_size
     parts = list(split_batch(batch, micro_batch_size) if sizes is None else split_sizes(batch, sizes))
+    done = 0
     for number, part in enumerate(parts):
         size = batch_length(part)
         if before_micro_batch is not None:
             before_micro_batch(number == len(parts) - 1)
         losses = example_losses(model, loss, part if size else slice_batch(batch, 0, 1))
         mean_part = (losses.sum() if size else losses.sum() * 0.0) / (length if denominator is None else denominator)
-        mean_part.backward()
+        weighed = mean_part
+        if weights is not None and size:
+            weighed = (losses * weights[done : done + size].to(losses)).sum() / (
+                length if denominator is None else denominator
+            )
+        done += size
+        weighed.backward()
         total = mean_part.detach() if total is None else total + mean_part.detach()
         if after_micro_batch is not None:
             after_micro_batch(size)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from batchwright.core.errors import InputError
 from batchwright.core.preserve import preserved
+from batchwright.nn.kalman_norm import KalmanNorm1d, KalmanNorm2d
 
 
 @torch.no_grad()
@@ -25,7 +26,8 @@ def calibrate(
 
     The layers normalise by the batch (or its ghosts) meanwhile, as in training; all other layers are in evaluation mode, so dropout
     is off. Running means become the mean over all values, running variances the unbiased variance over all values, the part
-    between batches included, and ``num_batches_tracked`` the number of batches. Batches may be of different sizes.
+    between batches included, and ``num_batches_tracked`` the number of batches. Batches may be of different sizes. Kalman norms,
+    which normalise by corrected statistics, get those of the corrected ones.
 
     Args:
         model: Any model; its parameters, gradients, modes and generators are left alone, and nothing changes if it raises.
@@ -59,6 +61,8 @@ def calibrate(
 
     def record(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         new = _Moments.of(inputs[0])
+        if isinstance(layer, KalmanNorm1d | KalmanNorm2d):
+            new = _Moments.of_ghosts(*layer.corrected(inputs[0]))
         found[layer] = found[layer].merged(new) if layer in found else new
 
     num_batches = 0
@@ -114,6 +118,14 @@ class _Moments:
         values = x.to(torch.float64).transpose(0, 1).flatten(1)
         variance, mean = torch.var_mean(values, dim=1, correction=0)
         return cls(values.shape[1], mean, variance * values.shape[1])
+
+    @classmethod
+    def of_ghosts(cls, means: Tensor, variances: Tensor, counts: list[int]) -> "_Moments":
+        """Of ghosts with these means and biased variances."""
+        sizes = torch.tensor(counts, dtype=torch.float64, device=means.device)[:, None]
+        means, variances = means.to(torch.float64), variances.to(torch.float64)
+        mean = (means * sizes).sum(0) / sizes.sum()
+        return cls(sum(counts), mean, ((variances + (means - mean).square()) * sizes).sum(0))
 
     def merged(self, other: "_Moments") -> "_Moments":
         count = self.count + other.count

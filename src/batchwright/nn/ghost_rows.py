@@ -24,6 +24,12 @@ def forward(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, ghosts: Ghosts, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output, means and biased variances."""
+    means, variances = statistics(x, ghosts)
+    return scaled(x, *scale_and_shift(means, variances, weight, bias, eps), ghosts), means, variances
+
+
+def statistics(x: Tensor, ghosts: Ghosts) -> tuple[Tensor, Tensor]:
+    """Means and biased variances."""
     rows = _rows(x)
     squares, sums = _products(rows, rows)
     inverse_counts = ghosts.inverse_counts(math.prod(x.shape[2:]), x.dtype)
@@ -32,9 +38,28 @@ def forward(
     variances = torch.addcmul(mean_squares, means, means, value=-1)
     if torch.sub(mean_squares, variances, alpha=MAX_OFFSET).max().item() > 0:
         means, variances = _exact(rows, x, ghosts)
-    scale, shift = _row_values(scale_and_shift(means, variances, weight, bias, eps), ghosts)
+    return means, variances
+
+
+def scaled(x: Tensor, scale: Tensor, shift: Tensor, ghosts: Ghosts) -> Tensor:
+    """``scale * x + shift`` with numbers of the ghosts."""
+    out = _affine(_rows(x), *_row_values((scale, shift), ghosts))
     # Not a view of the result, which autograd would not let an in-place ReLU change.
-    return torch.ops.aten._unsafe_view(_affine(rows, scale, shift), x.shape), means, variances
+    return torch.ops.aten._unsafe_view(out, x.shape)  # type: ignore[no-any-return]
+
+
+def gradient_means(x: Tensor, grad: Tensor, ghosts: Ghosts) -> tuple[Tensor, Tensor]:
+    """Means over the ghosts of ``grad`` and of ``grad * x``."""
+    products, sums = _products(_rows(x), _rows(grad))
+    inverse_counts = ghosts.inverse_counts(math.prod(x.shape[2:]), x.dtype)
+    first, second = (ghost_sums(each.view(x.shape[:2]), ghosts) for each in (sums, products))
+    return first.mul_(inverse_counts), second.mul_(inverse_counts)
+
+
+def combined(grad: Tensor, x: Tensor, scale: Tensor, slope: Tensor, shift: Tensor, ghosts: Ghosts) -> Tensor:
+    """``scale * grad + slope * x + shift`` with numbers of the ghosts."""
+    scale, slope, shift = _row_values((scale, slope, shift), ghosts)
+    return _affine(_rows(grad), scale, shift).addcmul_(_rows(x), slope[None, :, None]).view(x.shape)
 
 
 def backward(

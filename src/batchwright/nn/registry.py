@@ -7,11 +7,13 @@ anything. One that swaps layer for layer is a `swap` with a factory; one that ne
 from collections.abc import Callable, Mapping
 
 from batchwright.nn.conversion import Conversion
+from batchwright.nn.kalman_target import to_kalman
 from batchwright.nn.targets import to_batch, to_ghost, to_group, to_renorm
 
 REGISTRY: Mapping[str, Callable[..., Conversion]] = {
     "batch": to_batch,
     "ghost": to_ghost,
     "group": to_group,
+    "kalman": to_kalman,
     "renorm": to_renorm,
 }

@@ -10,13 +10,14 @@ from batchwright.core.errors import InputError
 from batchwright.nn.batch_renorm import BatchRenorm1d, BatchRenorm2d
 from batchwright.nn.conversion import Change, Conversion, Kept
 from batchwright.nn.ghost_batch_norm import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
+from batchwright.nn.kalman_norm import KALMAN_NORMS
 
 # What can be replaced, by the number of axes beside batch and channels: exactly these classes, since a subclass may compute
 # something else. BatchNorm1d takes both no further axis and one.
 BATCH_NORMS: tuple[type[nn.modules.batchnorm._BatchNorm], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 GHOST_NORMS: tuple[type[nn.modules.batchnorm._BatchNorm], ...] = (GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d)
 RENORMS: tuple[type[nn.modules.batchnorm._BatchNorm], ...] = (BatchRenorm1d, BatchRenorm2d)
-FAMILIES = (BATCH_NORMS, GHOST_NORMS, RENORMS)
+FAMILIES = (BATCH_NORMS, GHOST_NORMS, KALMAN_NORMS, RENORMS)
 
 Factory = Callable[[nn.modules.batchnorm._BatchNorm, int], tuple[nn.Module, str]]
 

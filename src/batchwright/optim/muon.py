@@ -214,7 +214,7 @@ class Muon(Optimizer):
         for parameter, matrix, factor in zip(parameters, matrices, found, strict=True):
             state = self.state[parameter]
             if group["nuclear_norms"]:
-                state["nuclear_norm"] = torch.sum(matrix * factor, dtype=torch.float32)
+                state["nuclear_norm"] = _inner_product(matrix, factor)
             state["polar_factor"] = sharded_like(factor.reshape(parameter.shape), parameter)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -242,6 +242,12 @@ def update_scale(num_rows: int, num_columns: int, adjust_lr_fn: str | None) -> f
         return 0.2 * math.sqrt(max(num_rows, num_columns))
     ratio = num_rows / num_columns
     return math.sqrt(ratio if adjust_lr_fn == "spectral" else max(1.0, ratio))
+
+
+def _inner_product(one: Tensor, other: Tensor) -> Tensor:
+    """Of two matrices, in float32 or wider; without a copy where they lie in memory alike."""
+    wide = torch.promote_types(one.dtype, torch.float32)
+    return torch.dot(one.to(wide).reshape(-1), other.to(wide).reshape(-1))
 
 
 def _polar_factors(matrices: Sequence[Tensor], group: Mapping[str, Any]) -> list[Tensor]:

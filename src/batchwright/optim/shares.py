@@ -12,7 +12,7 @@ def owners(costs: Sequence[float], num_ranks: int) -> list[int]:
 
     Example:
         >>> owners([1.0, 5.0, 4.0, 2.0], 2)
-        [1, 0, 1, 0]
+        [0, 0, 1, 1]
     """
     loads, found = [0.0] * num_ranks, [0] * len(costs)
     for number in sorted(range(len(costs)), key=lambda each: (-costs[each], each)):

@@ -1,5 +1,7 @@
 """A plan out of the decisions and the measurements they stand on, with a reason for each in one sentence."""
 
+from dataclasses import dataclass
+
 import torch
 
 from batchwright.core.environment import environment
@@ -13,7 +15,18 @@ from batchwright.planning.laws import keep_half_life
 from batchwright.planning.lr_choice import LrChoice
 from batchwright.planning.normalization import NormalizationAdvice
 from batchwright.planning.plan import Cost, Plan
+from batchwright.planning.regime import Regime
 from batchwright.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What the caller of `plan` decides and no measurement: as its arguments of these names."""
+
+    regime: str = "keep-epochs"
+    lr_rule: str | None = None
+    max_grad_norm: float | None = None
+    gradient_noise: bool = False
 
 
 def assemble(
@@ -34,6 +47,7 @@ def assemble(
     advice: NormalizationAdvice | None,
     cost: Cost,
     device: torch.device,
+    options: Options,
 ) -> Plan:
     """Put a plan together.
 
@@ -54,6 +68,7 @@ def assemble(
         advice: About batch normalization, where the model has it.
         cost: What it all cost.
         device: Where it was measured.
+        options: What was asked for.
     """
     spec, size = task.optimizer, chosen.choice.batch_size
     micro = min(size, memory.max_micro_batch_size)
@@ -65,13 +80,31 @@ def assemble(
             if micro == size
             else f"memory allows {memory.max_micro_batch_size} examples in one pass; the rest is accumulated"
         ),
-        "lr": _lr_reason(task, chosen, turn),
+        "lr": _lr_reason(task, chosen, turn, options),
         "momentum": f"kept at the task's {spec.momentum:g}: the rule for the learning rate holds at equal momentum",
         "noise_scale": f"measured at steps {', '.join(str(step) for step, _ in pilot.points)} of a pilot at the defaults",
         "critical_batch_size": f"noise scale times kappa {kappa.value:.2g} ({kappa_source})",
     }
     if spec.name != "sgd":
         reasons["beta2"] = f"its half-life in examples is that of {spec.beta2:g} at batch size {task.batch_size}"
+    regime = Regime(
+        name=options.regime,
+        base_max_examples=task.example_limit,
+        base_batch_size=task.batch_size,
+        batch_size=size,
+        max_grad_norm=options.max_grad_norm,
+        # At the default size or below there is no noise to be put back.
+        noise_batch_size=task.batch_size if options.gradient_noise and size > task.batch_size else None,
+    )
+    reasons["regime"] = regime.told
+    if regime.max_grad_norm is not None:
+        reasons["max_grad_norm"] = f"asked for: gradients are clipped to the norm {regime.max_grad_norm:g}"
+    if options.gradient_noise:
+        reasons["gradient_noise"] = (
+            f"the lr is kept, and weights of the examples give each gradient the covariance of batch size {regime.noise_batch_size}"
+            if regime.noise_batch_size is not None
+            else f"none: batch size {size} is no larger than the default, {task.batch_size}"
+        )
     if advice is not None:
         reasons["normalization"] = advice.reason
     intervals = {
@@ -99,6 +132,7 @@ def assemble(
         cost=cost,
         evidence=gather_evidence(chosen, kappa, kappa_source, pilot, times, memory, branches, advice),
         environment=environment(device),
+        regime=regime,
     )
 
 
@@ -113,12 +147,16 @@ def _halved(chosen: LrChoice) -> str:
     return told
 
 
-def _lr_reason(task: Task, chosen: LrChoice, turn: Interval) -> str:
+def _lr_reason(task: Task, chosen: LrChoice, turn: Interval, options: Options) -> str:
     spec = task.optimizer
     rule = "gain rule of SGD" if spec.name == "sgd" else "square-root rule of Adam"
     if spec.name == "muon":
         rule = "square-root rule of normalised updates, which no source has measured for Muon,"
     told = f"{rule} from lr {spec.lr:g} at batch size {task.batch_size}, turning at {turn.value:.0f}"
+    if options.lr_rule in ("keep", "linear"):
+        told = f"{options.lr_rule} rule from lr {spec.lr:g} at batch size {task.batch_size}"
+    elif options.lr_rule is not None:
+        told = f"{options.lr_rule} rule, asked for, from lr {spec.lr:g} at batch size {task.batch_size}, turning at {turn.value:.0f}"
     if chosen.bound is not None and chosen.max_lr is not None:
         top = chosen.max_lr
         told += (

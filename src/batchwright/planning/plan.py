@@ -8,9 +8,11 @@ from batchwright.core.errors import RecordError
 from batchwright.core.records import read_json, write_json
 from batchwright.core.serialization import from_plain
 from batchwright.core.statistics import Interval
+from batchwright.planning.regime import Regime
 
 PLAN_NAME = "plan.json"
-PLAN_SCHEMA = 1
+# 2: with the regime. Plans of 1 have none, and train as they did.
+PLAN_SCHEMA = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,6 +209,7 @@ class Plan:
         cost: What the measurements cost.
         evidence: What was measured.
         environment: Where.
+        regime: How long to train at the batch size, with clipping and noise; None in plans of schema 1, which is ``keep-epochs``.
         schema: Version of this layout.
     """
 
@@ -225,6 +228,7 @@ class Plan:
     cost: Cost
     evidence: Evidence
     environment: Mapping[str, object]
+    regime: Regime | None = None
     schema: int = PLAN_SCHEMA
 
     def save(self, folder: Path) -> Path:

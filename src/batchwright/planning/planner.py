@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from batchwright.core.checks import check_choice, check_int
+from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.core.environment import resolve_device
 from batchwright.core.errors import InputError, NotEnoughEvidenceError
 from batchwright.core.statistics import Interval, normal_quantile
@@ -16,7 +16,9 @@ from batchwright.measure.branch import Branch, branch
 from batchwright.measure.memory import Memory, memory
 from batchwright.measure.pilot import Pilot, pilot
 from batchwright.measure.throughput import Throughput, throughput
-from batchwright.planning.assemble import assemble
+from batchwright.planning.assemble import Options, assemble
+from batchwright.planning.batch_change import batch_change
+from batchwright.planning.batch_rules import find_rule
 from batchwright.planning.budget import Budget
 from batchwright.planning.choose import OBJECTIVES, Choice, choose
 from batchwright.planning.kappa import combine, kappa_prior, sweep_kappa
@@ -24,8 +26,10 @@ from batchwright.planning.laws import keep_half_life, lr_turning_point, power_of
 from batchwright.planning.log_normal import inverse, product
 from batchwright.planning.lr_choice import choose_lr
 from batchwright.planning.normalization import advise_normalization
+from batchwright.planning.optimizer_settings import OptimizerSettings
 from batchwright.planning.pilot_window import pilot_steps
 from batchwright.planning.plan import Cost, Plan
+from batchwright.planning.regime import REGIMES
 from batchwright.tasks.task import Task
 
 # Parts of the budget: training the pilot, noise at its points, more noise where it is not resolved, step times. What is left is for
@@ -46,6 +50,10 @@ def plan(
     max_batch_size: int | None = None,
     memory_bytes: int | None = None,
     kappa: Interval | None = None,
+    regime: str = "keep-epochs",
+    lr_rule: str | None = None,
+    max_grad_norm: float | None = None,
+    gradient_noise: bool = False,
     on_progress: Callable[[str], None] | None = None,
 ) -> Plan:
     """Measure a training job and decide its batch size, micro-batch size, learning rate and momentum.
@@ -61,6 +69,12 @@ def plan(
         max_batch_size: Never more; the number of training examples where left out.
         memory_bytes: Memory that a step may take; a part of what is free where left out.
         kappa: Critical batch size over noise scale; the prior from the built-in tasks where left out.
+        regime: How long to train when the batch is larger: ``keep-epochs``, as many examples as the task's limit, or
+            ``keep-updates``, as many updates as the default batch size makes within it (regime adaptation, Hoffer et al. 2017).
+        lr_rule: ``gain``, ``linear``, ``square-root`` or ``keep`` (`planning.RULES`); the optimizer's own where left out.
+        max_grad_norm: Gradients are to be clipped to this norm.
+        gradient_noise: Keep the learning rate, and give gradients the covariance of the default batch size by multiplicative noise
+            instead; in place of an ``lr_rule``.
         on_progress: Called with a few words before each part.
 
     Returns:
@@ -77,6 +91,16 @@ def plan(
             f"a plan must be for sgd, adam, adamw or muon, got task {task.name!r} with scion; batch size and learning rate of "
             "scion follow its budget of tokens: call batchwright.planning.token_budget"
         )
+    check_choice("regime", regime, REGIMES)
+    if max_grad_norm is not None:
+        check_number("max_grad_norm", max_grad_norm, above=0.0)
+    if lr_rule is not None:
+        find_rule("lr", task.optimizer.name, lr_rule)
+    if gradient_noise and lr_rule not in (None, "keep"):
+        raise InputError(
+            f"gradient_noise must go with the learning rate kept, got lr_rule={lr_rule!r}: noise for the small batch's learning rate "
+            "is too much for a larger one; leave lr_rule out"
+        )
     limit = task.num_train
     if max_batch_size is not None:
         limit = min(check_int("max_batch_size", max_batch_size, at_least=1), limit)
@@ -89,6 +113,12 @@ def plan(
         limit,
         memory_bytes,
         on_progress or (lambda _: None),
+        Options(
+            regime=regime,
+            lr_rule="keep" if gradient_noise else lr_rule,
+            max_grad_norm=max_grad_norm,
+            gradient_noise=gradient_noise,
+        ),
     ).run(calibrate, kappa)
 
 
@@ -102,6 +132,7 @@ class _Planner:
     limit: int
     memory_bytes: int | None
     say: Callable[[str], None]
+    options: Options
 
     def run(self, calibrate: bool, kappa: Interval | None) -> Plan:
         # The first step of a process imports and allocates for seconds, whoever takes it: that is no cost of measuring.
@@ -200,6 +231,7 @@ class _Planner:
             advice=advice,
             cost=cost,
             device=self.device,
+            options=self.options,
         )
 
     def plain_steps(self) -> float:
@@ -295,6 +327,15 @@ class _Planner:
         """
         spec = self.task.optimizer
         critical = max(critical, float(self.task.batch_size))
+        if self.options.lr_rule is not None:
+            return batch_change(
+                spec.name,
+                OptimizerSettings(lr=spec.lr),
+                base_batch_size=self.task.batch_size,
+                batch_size=batch_size,
+                rule=self.options.lr_rule,
+                noise_scale=critical,
+            ).lr
         return scale_lr(
             spec.name,
             spec.lr,

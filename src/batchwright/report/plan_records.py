@@ -13,7 +13,7 @@ from batchwright.core.errors import RecordError
 from batchwright.core.serialization import from_plain
 from batchwright.core.statistics import Interval
 
-PLAN_SCHEMA = 1
+PLAN_SCHEMA = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +114,24 @@ class EvidenceRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RegimeRecord:
+    """How long to train; the fields of `batchwright.planning.regime.Regime`."""
+
+    name: str
+    base_max_examples: float
+    base_batch_size: float
+    batch_size: float
+    max_grad_norm: float | None = None
+    noise_batch_size: float | None = None
+
+    @property
+    def num_updates(self) -> int:
+        """Optimizer steps to the limit."""
+        base = -(-self.base_max_examples // self.base_batch_size)
+        return int(base if self.name == "keep-updates" else -(-self.base_max_examples // self.batch_size))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PlanRecord:
     """A plan; the fields of `batchwright.planning.plan.Plan`."""
 
@@ -132,6 +150,7 @@ class PlanRecord:
     cost: CostRecord | None = None
     evidence: EvidenceRecord = EvidenceRecord()
     environment: Mapping[str, Any] = field(default_factory=dict)
+    regime: RegimeRecord | None = None  # plans of schema 1 lack it
 
     def __post_init__(self) -> None:
         check_int("batch_size", self.batch_size, at_least=1)

@@ -69,6 +69,13 @@ def answer_cards(plan: PlanRecord) -> Html:
     times = count(plan.num_micro_batches)
     passes = f"{times} forward passes a step" if plan.num_micro_batches > 1 else "one forward pass a step"
     answer.append(card("Micro-batch", f"{count(plan.micro_batch_size)} × {times}", passes))
+    if plan.regime is not None:
+        extras = [f"clipped at {estimate(plan.regime.max_grad_norm)}"] if plan.regime.max_grad_norm is not None else []
+        if plan.regime.noise_batch_size is not None:
+            extras.append(f"noise of batch {count(plan.regime.noise_batch_size)}")
+        answer.append(
+            card("Updates", count(plan.regime.num_updates), ", ".join([plan.regime.name.replace("-", " "), *extras]))
+        )
     ground = [
         card(words, _value(interval), _detail(interval, estimate, "in examples"), interval)
         for key, words in (("noise_scale", "Noise scale"), ("critical_batch_size", "Critical batch size"))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,6 +89,32 @@ class StabilityRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DistanceRecord:
+    """Euclidean distance of the weights from where they began, after a step."""
+
+    step: float
+    distance: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LawRecord:
+    """A law fitted to the distances; ``slope`` times its shape, plus ``offset``."""
+
+    offset: float
+    slope: float
+    r_squared: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PotentialRecord:
+    """Standard deviation of the loss over directions at each radius, and alpha, twice its slope in logarithms."""
+
+    radii: tuple[float, ...]
+    deviations: tuple[Interval, ...]
+    alpha: Interval
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DecisionRecord:
     """A change of batch size and its reason; ``warning`` is the stability gauge's, empty where it had none."""
 
@@ -125,6 +151,11 @@ class RunRecords:
         noise: Noise scale along the run.
         decisions: Changes of batch size.
         stability: Readings of the stability gauge along the run.
+        distances: How far the weights have come, where it was recorded.
+        laws: Fits of these distances, by name.
+        fitted_to: The last step that the fits know of.
+        diffusion_told: What the fits say, in a sentence.
+        potential: The loss about the beginning; None where it was not measured.
         environment: What it was made on.
         num_torn: Lines that a kill left unfinished.
     """
@@ -150,6 +181,11 @@ class RunRecords:
     decisions: tuple[DecisionRecord, ...]
     environment: Mapping[str, Any]
     stability: tuple[StabilityRecord, ...] = ()
+    distances: tuple[DistanceRecord, ...] = ()
+    laws: Mapping[str, LawRecord] = field(default_factory=dict)
+    fitted_to: float = 0.0
+    diffusion_told: str = ""
+    potential: PotentialRecord | None = None
     num_torn: int = 0
 
     @property
@@ -217,6 +253,7 @@ def _run(records: Records, name: str) -> RunRecords:
         decisions=tuple(_decision(line) for line in thin(decisions)),
         environment=dict(start.get("environment") or {}),
         stability=tuple(_stability(line) for line in thin(records.of_kind("stability"))),
+        **_travel(records),
         num_torn=records.num_torn,
     )
 
@@ -263,6 +300,31 @@ def _decision(line: Mapping[str, Any]) -> DecisionRecord:
         reason=str(line["reason"]),
         warning=str(line.get("warning") or ""),
     )
+
+
+def _travel(records: Records) -> dict[str, Any]:
+    """Distances, and what the end of the run made of them; points that repeat after a resume are taken once."""
+    points = {int(line["step"]): _value(line["distance"]) for line in records.of_kind("distance")}
+    fits, potentials = records.of_kind("diffusion"), records.of_kind("potential")
+    fit = fits[-1] if fits else {}
+    return {
+        "distances": thin([DistanceRecord(step=step, distance=points[step]) for step in sorted(points) if step >= 1]),
+        "laws": {
+            str(name): LawRecord(
+                offset=float(law["offset"]), slope=float(law["slope"]["value"]), r_squared=float(law["r_squared"])
+            )
+            for name, law in (fit.get("laws") or {}).items()
+        },
+        "fitted_to": float(fit.get("last_step", 0.0)),
+        "diffusion_told": str(fit.get("told") or ""),
+        "potential": None
+        if not potentials
+        else PotentialRecord(
+            radii=tuple(float(radius) for radius in potentials[-1]["radii"]),
+            deviations=from_plain(tuple[Interval, ...], potentials[-1]["deviations"], "deviations"),
+            alpha=from_plain(Interval, potentials[-1]["alpha"], "alpha"),
+        ),
+    }
 
 
 def _stability(line: Mapping[str, Any]) -> StabilityRecord:

@@ -10,6 +10,7 @@ from batchwright.report.elements import Html, bullets, figure, link, section, ta
 from batchwright.report.figures import (
     batch_size_figure,
     comparison_figure,
+    diffusion_figure,
     run_noise_figure,
     stability_figure,
     training_figure,
@@ -63,6 +64,7 @@ def run_section(runs: Sequence[RunRecords], name: str, title: str, folder: Path,
         batch_size_figure(runs),
         run_noise_figure(runs),
         stability_figure(runs),
+        diffusion_figure(runs),
     ]
     figures = [figure(item, f"{name}-{item.name}") for item in drawn if item is not None]
     return section(

@@ -48,7 +48,7 @@ def run_study(
 
     Args:
         study: What to run.
-        preset: ``smoke``, ``laptop`` or ``paper``.
+        preset: ``smoke``, ``laptop``, ``paper``, or one that the study has beside them.
         out: Folder of the study.
         seed: Every generator of the study is derived from it.
         device: To compute on; on a GPU one worker is used.
@@ -65,8 +65,9 @@ def run_study(
         InputError: If the preset is unknown, no cell has ``only`` in its name, or ``out`` holds another study or one not to be resumed.
         OutputError: If ``out`` cannot be written.
     """
-    if preset not in PRESETS:
-        raise InputError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    presets = (*PRESETS, *study.more_presets)
+    if preset not in presets:
+        raise InputError(f"--preset must be one of {', '.join(presets)} for {study.name}, got {preset!r}")
     if preset in study.needs_data and data_root is None:
         raise InputError(f"--data-root must name the folder of real data for preset {preset} of {study.name}, got none")
     chosen = resolve_device(device)

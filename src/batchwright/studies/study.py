@@ -74,6 +74,7 @@ class Study:
         cells: ``cells(preset, seed)``: what there is to do, in the order of the summary.
         summarise: ``summarise(preset, results)``, with the results of the finished cells by name; some may be missing.
         needs_data: Presets that need a data root.
+        more_presets: Presets that it has beside `PRESETS`.
     """
 
     name: str
@@ -82,3 +83,4 @@ class Study:
     cells: Callable[[str, int], Sequence[Cell]]
     summarise: Callable[[str, Mapping[str, Mapping[str, Any]]], Summary]
     needs_data: tuple[str, ...] = ()
+    more_presets: tuple[str, ...] = ()

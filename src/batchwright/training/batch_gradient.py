@@ -22,6 +22,7 @@ from batchwright.core.objectives import accumulate_gradient
 from batchwright.core.preserve import RandomState
 from batchwright.data.access import fetch
 from batchwright.tasks.task import Task
+from batchwright.training.gradient_noise import step_weights
 from batchwright.training.group import Settled, in_step
 from batchwright.training.ranks import Ranks
 from batchwright.training.retry import ONE_MUST_FIT
@@ -57,6 +58,7 @@ class BatchGradient:
         measures: Told of each micro-batch of a measured step.
         seed: Of the run.
         on_too_large: Called, where a run must end for it, with the micro-batch that would do.
+        noise_batch_size: Multiplicative noise gives gradients the covariance of a batch of this size; None for none.
     """
 
     def __init__(
@@ -69,9 +71,11 @@ class BatchGradient:
         *,
         seed: int,
         on_too_large: Callable[[int], None],
+        noise_batch_size: int | None = None,
     ) -> None:
         self._task, self._model, self._optimizer = task, model, optimizer
         self._ranks, self._measures, self._seed, self._on_too_large = ranks, measures, seed, on_too_large
+        self._noise_batch_size = noise_batch_size
         # A CPU knows no out-of-memory error, and what a second try needs is 5 % of the smallest steps there.
         self.retries = ranks.device.type != "cpu" or ranks.world_size > 1
         self._random_state: RandomState | None = None
@@ -104,7 +108,7 @@ class BatchGradient:
             loss, batch, error, failed = None, None, None, 0
             try:
                 with in_step() if self._ranks.sharded else nullcontext():
-                    batch, loss = self._pass(indices, micro_batch_size, measured)
+                    batch, loss = self._pass(indices, step, micro_batch_size, measured)
             except torch.OutOfMemoryError:
                 if not self.retries:
                     raise
@@ -139,7 +143,7 @@ class BatchGradient:
             self._random_state = None if several else RandomState.capture()
             self._buffers = [(buffer, buffer.detach().clone()) for buffer in self._model.buffers()]
 
-    def _pass(self, indices: Tensor, micro_batch_size: int, measured: bool) -> tuple[Batch, Tensor]:
+    def _pass(self, indices: Tensor, step: int, micro_batch_size: int, measured: bool) -> tuple[Batch, Tensor]:
         """This rank's batch and its part of the mean loss, times the number of ranks."""
         ranks, num_examples = self._ranks, len(indices)
         start, stop = share_of(num_examples, ranks.rank, ranks.world_size)
@@ -159,6 +163,11 @@ class BatchGradient:
             )
         if batch is None:
             return None, torch.zeros((), device=ranks.device)
+        weights = None
+        if self._noise_batch_size is not None:
+            # Every rank draws those of the whole batch, and takes its part.
+            drawn = step_weights(num_examples, self._noise_batch_size, seed=self._seed, step=step)
+            weights = None if drawn is None else drawn[start:stop].to(ranks.device)
         before = None
         if ranks.sharded:
 
@@ -174,6 +183,7 @@ class BatchGradient:
             denominator=num_examples / ranks.world_size,
             before_micro_batch=before,
             after_micro_batch=after,
+            weights=weights,
         )
         return batch, loss
 

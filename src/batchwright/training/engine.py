@@ -45,6 +45,9 @@ class BatchEngine(EngineSteps):
             batches of the DataLoader.
         micro_batch_size: Most examples in one forward pass of a rank; a rank's whole part of a step where left out.
         max_grad_norm: Gradients are clipped to this norm; None for no clipping.
+        noise_batch_size: Multiplicative noise gives gradients the covariance of a batch of this size (`training.gradient_noise`), with
+            any policy that measures no gradients. Exactly so in one process with a map-style data set; else the weights are
+            independent, and add a little along the mean gradient.
         scaler: `torch.amp.GradScaler` for fp16. A step whose gradients overflow is not made: its examples count as used, and the policy
             does not see it.
         clock: Drives the learning rate by examples; then no scheduler is to be stepped by the loop.
@@ -97,6 +100,7 @@ class BatchEngine(EngineSteps):
         batch_size: int | None = None,
         micro_batch_size: int | None = None,
         max_grad_norm: float | None = None,
+        noise_batch_size: int | None = None,
         scaler: Any = None,
         clock: ExampleClock | None = None,
         optimizer_rules: str | None = None,
@@ -119,6 +123,9 @@ class BatchEngine(EngineSteps):
         if max_grad_norm is not None:
             check_number("max_grad_norm", max_grad_norm, above=0.0)
         self.max_grad_norm, self.before_step = max_grad_norm, before_step
+        if noise_batch_size is not None:
+            check_int("noise_batch_size", noise_batch_size, at_least=1)
+        self.noise_batch_size, self.seed = noise_batch_size, seed
         self.noise_every = check_int("noise_every", noise_every, at_least=1)
         per_rank = micro_batch_size or getattr(dataset, "batch_size", None)
         first = batch_size if batch_size is not None else per_rank and per_rank * self.ranks.world_size
@@ -154,6 +161,11 @@ class BatchEngine(EngineSteps):
             name=optimizer_rules,
         )
         self.gatherer = Gatherer(self.ranks, self.choice.needs, separate=True)
+        if noise_batch_size is not None and self.gatherer.active:
+            raise InputError(
+                f"noise_batch_size must go with a policy that does not measure the gradient, got {type(policy).__name__}, which "
+                "would measure the noise that is put in; take a fixed batch size or a schedule"
+            )
         self.counts = Counts()
         self.update: Update | None = None
         self.choice.after_step(step=0, num_examples=0, epoch=0, statistics=StepStatistics())

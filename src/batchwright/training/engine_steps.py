@@ -12,6 +12,7 @@ from batchwright.data.streams import Stream
 from batchwright.planning.example_clock import ExampleClock
 from batchwright.training.batch_choice import BatchChoice
 from batchwright.training.counts import Counts
+from batchwright.training.gradient_noise import step_weights
 from batchwright.training.gradient_step import finish_gradient, optimizer_step
 from batchwright.training.ranks import Ranks
 from batchwright.training.split import micro_batch_sizes
@@ -33,6 +34,8 @@ class EngineSteps:
     scaler: Any
     micro_batch_size: int | None
     max_grad_norm: float | None
+    noise_batch_size: int | None
+    seed: int
     before_step: Callable[[Update], None] | None
     noise_every: int
     drops: bool
@@ -60,6 +63,23 @@ class EngineSteps:
         self.optimizer.zero_grad(set_to_none=True)
         if update.measured:
             self.gatherer.begin(update.num_micro_batches)
+
+    def noise_of(self, update: Update) -> Tensor | None:
+        """Weights of this rank's examples of an update; None without noise."""
+        if self.noise_batch_size is None or update.batch_size <= self.noise_batch_size:
+            return None
+        step = self.counts.num_updates
+        if self.ranks.world_size == 1 and self.stream.num_examples is not None:
+            return step_weights(update.batch_size, self.noise_batch_size, seed=self.seed, step=step)
+        # How many examples there are is known only at the end, or in parts: weights that are independent hold for any number.
+        return step_weights(
+            update.batch_size,
+            self.noise_batch_size,
+            seed=self.seed,
+            step=step,
+            rank=self.ranks.rank,
+            kind="normal",
+        )
 
     def end(self, update: Update) -> None:
         """All gradients of an update are there: put them right, step, and choose what comes next."""

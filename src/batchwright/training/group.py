@@ -249,7 +249,9 @@ def process_group(device: str) -> Iterator[Group]:
     gpu = device != "cpu" and torch.cuda.is_available() and dist.is_nccl_available()
     if _store is None:
         _store, _, _ = next(iter(rendezvous("env://")))
-    store = PrefixStore(f"batchwright/{_groups_made}", _store)
+    # torchrun's store outlives ranks that it starts anew, and with it the addresses of those that are gone.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = PrefixStore(f"batchwright/{attempt}/{_groups_made}", _store)
     _groups_made += 1
     backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
     dist.init_process_group(

@@ -1,6 +1,6 @@
 """`train`: a task with a plan, a fixed batch size or a controller, on one process or on all those that ``torchrun`` has started."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -45,6 +45,11 @@ def train(
     stop_at_target: bool = True,
     stability_every: int | None = None,
     stability_budget: float | None = STABILITY_BUDGET,
+    max_grad_norm: float | None = None,
+    noise_batch_size: int | None = None,
+    lr_milestones: Sequence[float] = (),
+    lr_decay: float = 0.1,
+    diffusion: bool = False,
     resume: bool = False,
     device: str = "auto",
     parallel: str = "ddp",
@@ -66,7 +71,7 @@ def train(
         lr: Learning rate at ``batch_size``; comes before the plan's.
         seed: Of the model, the data order and every random number of the run.
         label: Groups repeats in reports; made from the policy or plan where left out.
-        max_examples: The run ends after these; the task's limit where left out.
+        max_examples: The run ends after these; where left out the limit of the plan's regime, or the task's.
         checkpoint_every: Optimizer steps between two checkpoints.
         noise_every: Optimizer steps between two noise measurements of a controller that needs them.
         stop_at_target: Whether reaching the task's target ends the run.
@@ -74,6 +79,14 @@ def train(
             They leave every bit of the run as it was, but a second derivative holds a batch's activations a second time, which the
             plan's memory ceiling does not know, and the clock decides when they are made. So they are asked for.
         stability_budget: Seconds of readings for a second of training steps; None for every reading at any price.
+        max_grad_norm: Gradients are clipped to this norm; the plan's where left out, and none without one.
+        noise_batch_size: Multiplicative noise gives gradients the covariance of a batch of this size (Hoffer et al. 2017); the plan's
+            where left out.
+        lr_milestones: Shares of ``max_examples`` after which the learning rate is multiplied by ``lr_decay``: a plan's regime moves the
+            limit, and with it every boundary.
+        lr_decay: Factor of each milestone.
+        diffusion: Record the distance from the initial weights at log-spaced steps, and at the end the law it follows and the loss
+            about the beginning, which costs 113 forward passes of up to 256 examples. On one process alone.
         resume: Go on with the run in ``out``, with the settings it was started with; the other arguments are not used.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; several ranks on GPUs take one each.
         parallel: Of several ranks: ``ddp`` for the whole model on each, ``fsdp`` for a model sharded by ``fully_shard``.
@@ -96,6 +109,10 @@ def train(
         group = stack.enter_context(process_group(device))
         with group.together():
             check_choice("parallel", parallel, PARALLEL)
+            if diffusion and group.world_size > 1:
+                raise InputError(
+                    f"diffusion must be recorded by one process, got {group.world_size} ranks; leave it out under torchrun"
+                )
             where = rank_device(device, group)
             again = group.same(restarted(folder))
             if resume or again:
@@ -116,6 +133,11 @@ def train(
                     stop_at_target=stop_at_target,
                     stability_every=stability_every,
                     stability_budget=stability_budget,
+                    max_grad_norm=max_grad_norm,
+                    noise_batch_size=noise_batch_size,
+                    lr_milestones=lr_milestones,
+                    lr_decay=lr_decay,
+                    diffusion=diffusion,
                 )
                 if holds_run(folder):
                     raise InputError(

@@ -1,6 +1,6 @@
 """Everything that decides how a run goes, in one value that is written into its records and its checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from batchwright.measure.per_example.separate import refuse_batch_statistics
 from batchwright.planning.plan import Plan
 from batchwright.tasks.task import OptimizerSpec, Task
 from batchwright.training.step_examples import OF_EXAMPLES
+from batchwright.training.step_noise import NOISE
 
 # No first record is longer, in bytes.
 MAX_FIRST_LINE = 2**20
@@ -23,6 +24,8 @@ STABILITY_EVERY, STABILITY_BUDGET = 50, 0.05
 STABILITY = frozenset(
     {"batch_sharpness", "batch_sharpness_error", "mean_curvature", "lambda_max", "stability_low", "stability_high"}
 )
+# What is measured on the gradients of a step, which noise that is put into them would falsify.
+OF_GRADIENTS = NOISE | OF_EXAMPLES | {"cosine"}
 # What only a task whose examples are sequences of tokens can show.
 OF_TOKENS = frozenset({"num_tokens", "sequence_length"})
 
@@ -46,6 +49,11 @@ class TrainSettings:
         stop_at_target: Whether reaching the target ends the run.
         stability_every: Fewest optimizer steps between two readings of the stability gauge; None for no readings.
         stability_budget: Seconds of such readings for a second of training steps; None for every reading at any price.
+        max_grad_norm: Gradients are clipped to this norm; None for no clipping.
+        noise_batch_size: Multiplicative noise gives gradients the covariance of a batch of this size; None for none.
+        lr_milestones: Shares of ``max_examples`` after which the learning rate is multiplied by ``lr_decay``.
+        lr_decay: Factor of each milestone.
+        diffusion: Whether distances from the initial weights are recorded.
     """
 
     task: str
@@ -62,6 +70,11 @@ class TrainSettings:
     stop_at_target: bool
     stability_every: int | None = None
     stability_budget: float | None = STABILITY_BUDGET
+    max_grad_norm: float | None = None
+    noise_batch_size: int | None = None
+    lr_milestones: tuple[float, ...] = ()
+    lr_decay: float = 0.1
+    diffusion: bool = False
 
     def __post_init__(self) -> None:
         check_int("seed", self.seed, at_least=0)
@@ -75,6 +88,15 @@ class TrainSettings:
             check_int("stability_every", self.stability_every, at_least=1)
         if self.stability_budget is not None:
             check_number("stability_budget", self.stability_budget, above=0.0)
+        if self.max_grad_norm is not None:
+            check_number("max_grad_norm", self.max_grad_norm, above=0.0)
+        if self.noise_batch_size is not None:
+            check_int("noise_batch_size", self.noise_batch_size, at_least=1)
+        for share in self.lr_milestones:
+            check_number("lr_milestones", share, above=0.0, below=1.0)
+        if list(self.lr_milestones) != sorted(set(self.lr_milestones)):
+            raise InputError(f"lr_milestones must rise, got {self.lr_milestones}; they are shares of the run")
+        check_number("lr_decay", self.lr_decay, above=0.0)
 
     def controller(self) -> Controller:
         """The controller that the settings name."""
@@ -103,6 +125,11 @@ def make_settings(
     stop_at_target: bool = True,
     stability_every: int | None = None,
     stability_budget: float | None = STABILITY_BUDGET,
+    max_grad_norm: float | None = None,
+    noise_batch_size: int | None = None,
+    lr_milestones: Sequence[float] = (),
+    lr_decay: float = 0.1,
+    diffusion: bool = False,
 ) -> TrainSettings:
     """Settings from a plan, from explicit values, or from the task's defaults; the explicit ones come first.
 
@@ -128,6 +155,16 @@ def make_settings(
         raise InputError(f"policy must be one of {', '.join(sorted(REGISTRY))}, got {type(controller).__name__}")
     check_optimizer(controller, spec.name, momentum=spec.momentum)
     _check_needs(controller, names[type(controller)], task)
+    regime = plan.regime if plan is not None else None
+    if regime is not None:
+        max_examples = max_examples or regime.at(size)
+        max_grad_norm = max_grad_norm or regime.max_grad_norm
+        noise_batch_size = noise_batch_size or regime.noise_batch_size
+    if noise_batch_size is not None and controller.needs & OF_GRADIENTS:
+        raise InputError(
+            f"noise_batch_size must go with a policy that does not measure the gradient, got {names[type(controller)]}, which would "
+            "measure the noise that is put in; take a fixed batch size or a schedule"
+        )
     if controller.needs & STABILITY and stability_every is None:
         stability_every = STABILITY_EVERY
     return TrainSettings(
@@ -145,6 +182,11 @@ def make_settings(
         stop_at_target=stop_at_target,
         stability_every=stability_every,
         stability_budget=stability_budget,
+        max_grad_norm=max_grad_norm,
+        noise_batch_size=noise_batch_size,
+        lr_milestones=tuple(lr_milestones),
+        lr_decay=lr_decay,
+        diffusion=diffusion,
     )
 
 

@@ -9,14 +9,15 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from batchwright.core.errors import InputError, NonFiniteLossError
 from batchwright.core.preserve import RandomState
 from batchwright.core.records import RecordWriter
 from batchwright.core.serialization import from_plain, to_plain
+from batchwright.core.vectors import trainable
 from batchwright.data.samplers import EpochSampler, SamplerState
-from batchwright.optim.build import build_optimizer
+from batchwright.optim import Muon, build_optimizer
 from batchwright.tasks.evaluation import Evaluation, evaluate
 from batchwright.tasks.task import Task
 from batchwright.training.batch_gradient import BatchGradient
@@ -31,6 +32,7 @@ from batchwright.training.settings import TrainSettings
 from batchwright.training.sharding import load_model, load_optimizer, place, whole
 from batchwright.training.state import LoopState
 from batchwright.training.step_measures import Readings, StepMeasures
+from batchwright.training.travel import Travel
 from batchwright.training.watch import Watch
 
 # Evaluations thin out as the run goes on: the next comes after this part of the examples seen so far.
@@ -64,6 +66,8 @@ class Trainer:
         self.ranks = place(self.model, group, parallel)
         with group.together():
             self.optimizer = build_optimizer(settings.optimizer, self.model)
+            if isinstance(self.optimizer, Muon) and group.world_size > 1:
+                self.optimizer.process_group = torch.distributed.group.WORLD  # each rank makes a part of the factors
             self.sampler = EpochSampler(task.num_train, settings.seed)
             self.watch = Watch(task, settings, self.model, self.optimizer, records, self.ranks)
             self.control = Control(task, settings, self.optimizer, records, self.watch, group)
@@ -76,7 +80,9 @@ class Trainer:
             self.measures,
             seed=settings.seed,
             on_too_large=lambda size: note_micro_batch_size(folder, size),
+            noise_batch_size=settings.noise_batch_size,
         )
+        self.travel = Travel(task, self.model, records, seed=settings.seed, active=settings.diffusion)
         self.state = LoopState(
             batch_size=settings.batch_size, controller=self.control.controller.init(batch_size=settings.batch_size)
         )
@@ -144,10 +150,17 @@ class Trainer:
         )
         self._asked = found.asked
         readings = self.measures.end(found.batch, state.batch_size, epoch_over=self.sampler.state.epoch > epoch)
+        if self.settings.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(trainable(self.model), self.settings.max_grad_norm)
+        lr = self.optimizer.param_groups[0]["lr"]
         self.optimizer.step()
         self.pending.append(found.loss)
         state.step += 1
         state.num_examples += state.batch_size
+        self.travel.after_step(
+            step=state.step, num_examples=state.num_examples, batch_size=state.batch_size, lr=float(lr)
+        )
+        self._decay_lr()
         if found.micro_batch_size < before:
             self._change_micro_batch_size(found.micro_batch_size)
         if self.device.type == "cpu" or self.control.needs_loss or state.step >= state.next_step_record:
@@ -164,6 +177,14 @@ class Trainer:
             self._evaluate()
         if state.step - state.last_checkpoint >= self.settings.checkpoint_every:
             self._checkpoint()
+
+    def _decay_lr(self) -> None:
+        """Multiply the learning rate where the step just made has crossed a milestone: what the run has done tells it alone."""
+        state, settings = self.state, self.settings
+        for share in settings.lr_milestones:
+            if state.num_examples - state.batch_size < share * settings.max_examples <= state.num_examples:
+                for group in self.optimizer.param_groups:
+                    group["lr"] *= settings.lr_decay
 
     def _change_micro_batch_size(self, size: int) -> None:
         state = self.state
@@ -232,6 +253,7 @@ class Trainer:
                 "state": self.state.to_plain(),
                 "sampler": to_plain(self.sampler.state),
                 "follower": self.control.follower.state_dict(),
+                "travel": self.travel.state_dict(),
             },
             stability=self.watch.state_dict(),
             measures=self.measures.state_dict(),
@@ -247,6 +269,7 @@ class Trainer:
         self.state = LoopState.from_plain(checkpoint.progress["state"])
         self.sampler.restore(from_plain(SamplerState, checkpoint.progress["sampler"], "sampler"))
         self.control.follower.load_state_dict(checkpoint.progress["follower"])
+        self.travel.load_state_dict(checkpoint.progress.get("travel"))
         self.watch.load_state_dict(checkpoint.stability)
         self.measures.load_state_dict(checkpoint.measures)
         checkpoint.random_state.restore()
@@ -265,6 +288,8 @@ class Trainer:
     def stop(self, reason: str) -> Run:
         """End the run, with a checkpoint."""
         self._checkpoint()
+        if reason != "interrupted":
+            self.travel.end(step=self.state.step, num_examples=self.state.num_examples)
         record_end(self.records, self.state, reason, "")
         state, model = self.state, self.model
         if self.ranks.sharded:  # whoever gets the run may have no process group

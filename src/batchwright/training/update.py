@@ -42,6 +42,10 @@ class Host(Protocol):
         """It is to be dropped."""
         ...
 
+    def noise_of(self, update: "Update") -> Tensor | None:
+        """Weights of the examples' gradients, if there are any."""
+        ...
+
 
 class Update:
     """The micro-batches of one optimizer step; the step is made when its loop ends.
@@ -69,6 +73,7 @@ class Update:
         self._weight: Tensor | None = None
         self._expected_weight: Tensor | None = None
         self._loss_sum: Tensor | None = None
+        self._noise: Tensor | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         """The micro-batches, once; the optimizer steps when the loop asks for another after the last.
@@ -93,6 +98,7 @@ class Update:
         self._state = "open"
         engine, stream = self._engine, self._engine.stream
         engine.begin(self)
+        self._noise = engine.noise_of(self)
         for number, size in enumerate(self._sizes):
             batch, found = stream.take(size) if size else (stream.stand_in(), 0)
             last = number == len(self._sizes) - 1 or (stream.num_examples is None and stream.exhausted)
@@ -131,6 +137,10 @@ class Update:
         """
         num_examples = self._check(losses, weights)
         engine = self._engine
+        noise = None
+        if self._noise is not None and num_examples:
+            noise = self._noise[self.num_examples - num_examples : self.num_examples].to(losses.device)
+            noise = noise.reshape(-1, *(1 for _ in losses.shape[1:]))
         if weights is None:
             part = losses.sum(dtype=_wide(losses))
             scale: float | Tensor = engine.ranks.world_size / self._expected
@@ -151,6 +161,9 @@ class Update:
             scale = engine.ranks.world_size / self._expected_weight
         loss_sum = part.detach()
         self._loss_sum = loss_sum if self._loss_sum is None else self._loss_sum + loss_sum
+        if noise is not None:  # in the gradient alone: the loss that is told is that of the examples as they are
+            losses = losses if weights is None else losses.to(weights.dtype) * weights
+            part = (losses * noise.to(_wide(losses))).sum()
         scaled = part * scale
         if engine.scaler is not None:
             scaled = engine.scaler.scale(scaled)

@@ -165,7 +165,7 @@ def depth_for(route: str, smallest: float, tolerance: float = 0.16) -> int:
 
     Example:
         >>> [depth_for(route, 256.0**-1) for route in ("rational", "polar-express", "newton-schulz")]
-        [2, 5, 5]
+        [2, 4, 5]
     """
     check_choice("route", route, ("rational", "polar-express", "gram", "newton-schulz"))
     if route == "rational":

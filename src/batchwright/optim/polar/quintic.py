@@ -117,7 +117,7 @@ def jordan_depth(smallest: float) -> int:
 
     Example:
         >>> jordan_depth(1e-3), jordan_depth(256.0**-2)
-        (6, 10)
+        (6, 9)
     """
     check_number("smallest", smallest, above=0.0, at_most=1.0)
     values = np.exp(np.linspace(math.log(smallest), 0.0, 20_001))

@@ -3,6 +3,7 @@
 from batchwright.report.figures.batch_size import batch_size_figure
 from batchwright.report.figures.calibration import calibration_figure
 from batchwright.report.figures.comparison import comparison_figure
+from batchwright.report.figures.diffusion import diffusion_figure
 from batchwright.report.figures.noise import pilot_noise_figure, run_noise_figure
 from batchwright.report.figures.prediction import prediction_figure
 from batchwright.report.figures.stability import stability_figure
@@ -17,6 +18,7 @@ __all__ = [
     "batch_size_figure",
     "calibration_figure",
     "comparison_figure",
+    "diffusion_figure",
     "knee_batch_size",
     "pilot_noise_figure",
     "prediction_figure",
