@@ -214,6 +214,13 @@ def tuned_schedule(runs: Runs, case: Case, base: int, lr: float) -> Controller |
     return None
 
 
+def beside_smaller(runs: Runs, case: Case, best: int, guess: int, seeds: range) -> None:
+    """Where the fixed optimum is the smallest size of the sweep, half of it for the record; nothing starts from there."""
+    size = best // 2
+    lr = case.task.optimizer.lr * 2.0 ** tune(runs, case, size, guess)
+    seeded(fixed_setting(case, size, lr), seeds, runs, "smaller", f"fixed {size}")
+
+
 def run_task(name: str, folder: Path, seeds: range) -> None:
     case = make_case(name)
     runs = Runs(path_of(folder, name), case)
@@ -253,6 +260,8 @@ def run_task(name: str, folder: Path, seeds: range) -> None:
             )
 
         seeded(make, seeds, runs, "policy", label)
+    if best == min(losses):
+        beside_smaller(runs, case, best, powers[best], seeds)
     for share in SHORTER:
         seeded(fixed_setting(case, best, lr_of(best), share), seeds, runs, "shorter", f"fixed {best}")
 

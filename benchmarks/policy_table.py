@@ -27,6 +27,7 @@ class Results:
         policies: The same by label.
         shorter: The fixed optimum's runs on shorter budgets, by budget.
         best: The fixed optimum.
+        smaller: Runs of half of it, where it is the smallest size of the sweep.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Results:
     policies: dict[str, list[Run]]
     shorter: dict[int, list[Run]]
     best: int
+    smaller: dict[int, list[Run]]
 
     @property
     def at_best(self) -> list[Run]:
@@ -67,7 +69,8 @@ def load(path: Path, name: str) -> Results | None:
         if {run["lr"] for run in runs} == start and starts(runs, best)
     }
     shorter = {key: runs for key, runs in groups("shorter", "max_examples").items() if runs[0]["batch_size"] == best}
-    return Results(name=name, fixed=fixed, policies=policies, shorter=shorter, best=best)
+    smaller = groups("smaller", "batch_size")
+    return Results(name=name, fixed=fixed, policies=policies, shorter=shorter, best=best, smaller=smaller)
 
 
 def optimum(losses: Mapping[int, float]) -> int:
@@ -185,12 +188,13 @@ def tables(found: Results) -> str:
         "| fixed batch size | tuned lr | updates | held-out loss | less the optimum's | accuracy |",
         "|---:|---:|---:|---|---|---:|",
     ]
-    for size, runs in found.fixed.items():
+    for size, runs in (*found.smaller.items(), *found.fixed.items()):
         losses = [loss_of(run) for run in runs]
         shown = "diverged" if any(map(math.isinf, losses)) else spanned(mean_interval(losses))
         accuracy = "–" if "diverged" in shown else f"{np.mean([run['accuracy'] for run in runs]):.3f}"
         less = "" if size == found.best else signed(differences(runs, [loss_of(run) for run in best]))
-        lines.append(f"| {size} | {runs[0]['lr']:.4g} | {runs[0]['updates']:,} | {shown} | {less} | {accuracy} |")
+        mark = ", not in the sweep" if size in found.smaller else ""
+        lines.append(f"| {size}{mark} | {runs[0]['lr']:.4g} | {runs[0]['updates']:,} | {shown} | {less} | {accuracy} |")
     lines += [
         "",
         "| policy | batch size | updates, of the optimum's | loss less the optimum's, equal examples | updates to the optimum's loss "
