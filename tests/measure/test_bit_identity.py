@@ -84,6 +84,11 @@ def products(operator: type) -> Callable[[Run], Tensor]:
     return lambda run: operator(*run.examples).matvec(flat_gradient(run))
 
 
+def conditional_gradient_constants(run: Run) -> None:
+    batches = [fetch(run.task.train, part) for part in torch.arange(176).split(8)]
+    measure.conditional_gradient_constants(run.model, run.task.loss, run.optimizer, batches, last=20)
+
+
 def stability_monitor(run: Run) -> None:
     monitor = measure.StabilityMonitor(
         run.model,
@@ -109,10 +114,12 @@ MEASUREMENTS: dict[str, Callable[[Run], object]] = {
     "StabilityMonitor": stability_monitor,
     "Snapshot": lambda run: run.snapshot.restore(run.task, run.task.optimizer, "cpu"),
     "adam_divisors": lambda run: measure.adam_divisors(run.model, run.optimizer),
+    "batch_norm_safety": lambda run: measure.batch_norm_safety(*run.batches, micro_batch_sizes=(2, 4)),
     "batch_sharpness": lambda run: [measure.batch_sharpness(*run.batches, method=m) for m in ("difference", "exact")],
     "batch_sharpness_ratio": lambda run: measure.batch_sharpness_ratio(*run.batches),
     "branch": lambda run: measure.branch(run.task, run.snapshot, (8, 16, 32), num_examples=64, num_seeds=2),
     "cabs_batch_size": lambda run: measure.cabs_batch_size(run.statistics.trace, loss=1.0, lr=0.1),
+    "conditional_gradient_constants": conditional_gradient_constants,
     "cosine_of_halves": lambda run: measure.cosine_of_halves([run.rows[0]], [run.rows[1]]),
     "dive_batch_size": lambda run: measure.dive_batch_size(1.5, num_examples=100, delta=0.1, max_batch_size=64),
     "dual_noise_scale": lambda run: [measure.dual_noise_scale(*run.batches, norm) for norm in ("l1", "nuclear")],
@@ -151,16 +158,18 @@ def running_noise(run: Run) -> Iterator[Callable[[int], None]]:
 # These watch the training step itself; what they yield is called after each micro-batch. `PerExampleNorms` has a test of its own.
 WATCHERS = {"RunningNoiseScale": running_noise}
 # Results and their parts measure nothing, and closed forms see no model; `RankNoise` needs ranks, and test_noise_ranks.py compares
-# its gradients; the operators of curvature have an entry each but for their base class.
+# its gradients; `MuonNoise` needs Muon, and test_muon_noise.py compares its steps; the operators of curvature have an entry each
+# but for their base class.
 RESULTS = {
-    "BatchSharpness", "BatchTest", "Branch", "CurvatureOperator", "CurvatureRatio", "DualNoiseScale",
-    "GeneralizedSharpness", "LrBound", "Memory", "NoiseScale", "PerExampleNorms", "Pilot", "PreconditionedStability",
+    "BatchNormSafety", "BatchSharpness", "BatchTest", "Branch", "ConditionalGradientConstants", "CurvatureOperator", "CurvatureRatio", "DualNoiseScale",
+    "GeneralizedSharpness", "LrBound", "Memory", "MuonNoise", "MuonNoiseScale", "NoiseScale", "PerExampleNorms", "Pilot", "PreconditionedStability",
     "RankNoise", "RecordSink", "ScalarWriter", "Sharpness", "SpectralDensity", "Stability", "StabilityReading",
     "StepSettings", "TensorBoardSink", "Throughput", "Trace", "TrialSearch", "WhatIf", "crossover_batch_size",
     "max_stable_lr", "preconditioned_stability", "stability", "what_if",
 }  # fmt: skip
 # The loss of an example has no gradient of its own where it depends on its batch; Adam alone has a second moment.
 REFUSED = {
+    "batch_norm_safety": ("group", None),
     "EmpiricalFisherOperator": ("batch", None),
     "noise_scale": ("batch", None),
     "per_example_grad_norms": ("batch", None),

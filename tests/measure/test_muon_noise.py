@@ -99,3 +99,23 @@ def test_most_steps_are_not_measured_and_a_resumed_run_goes_on_exactly():
 def test_a_muon_without_nuclear_norms_is_refused():
     with pytest.raises(InputError, match="make it with nuclear_norms=True"):
         MuonNoise(Muon([nn.Parameter(torch.ones(3, 3))]))
+
+
+def test_steps_are_the_same_to_the_last_bit_beside_it():
+    def trained(watched: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4))
+        optimizer = Muon(param_groups(model), lr=0.01, nuclear_norms=True)
+        gauge = MuonNoise(optimizer, every=2) if watched else None
+        for _ in range(6):
+            optimizer.zero_grad()
+            for _ in range(2):
+                (model(torch.randn(4, 5)).square().sum() / 8).backward()
+                if gauge is not None:
+                    gauge.after_micro_batch(4)
+            optimizer.step()
+            if gauge is not None:
+                gauge.after_step()
+        return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+    assert torch.equal(trained(True), trained(False))

@@ -77,7 +77,7 @@ def test_damaged_run_becomes_a_warning_beside_a_whole_one(tmp_path: Path, run_wr
 @pytest.mark.parametrize(
     "changes",
     [
-        {"schema": 2},
+        {"schema": 3},
         {"schema": "1"},
         {"batch_size": 0},
         {"batch_size": "128"},

@@ -122,7 +122,7 @@ def test_a_cell_that_fails_stops_only_what_needs_it(tmp_path: Path):
 
 
 def test_what_cannot_be_run_is_refused(tmp_path: Path):
-    with pytest.raises(InputError, match="--preset must be one of smoke, laptop, paper, got 'large'"):
+    with pytest.raises(InputError, match="--preset must be one of smoke, laptop, paper for toy, got 'large'"):
         run_study(TOY, preset="large", out=tmp_path)
     with pytest.raises(InputError, match="--only must be part of a cell's name, got 'nothing'"):
         run_study(TOY, preset="smoke", out=tmp_path, only="nothing")

@@ -83,7 +83,7 @@ def test_fifty_updates_are_those_of_one_process(tmp_path, alone, world_size):
 def quiet_task(spec: OptimizerSpec, **changes):
     """Every layer leaves examples apart and draws nothing, so any policy goes with it and one process can be compared."""
     model = lambda: nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 2))  # noqa: E731
-    return make_task(model=model, target=None, optimizer=spec, **changes)
+    return make_task(model=model, target=None, optimizer=spec, sequence_length=6, **changes)
 
 
 # What they look at is gathered in ways of their own; the others look at clocks alone.
