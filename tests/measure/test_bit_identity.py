@@ -161,11 +161,12 @@ WATCHERS = {"RunningNoiseScale": running_noise}
 # its gradients; `MuonNoise` needs Muon, and test_muon_noise.py compares its steps; the operators of curvature have an entry each
 # but for their base class.
 RESULTS = {
-    "BatchNormSafety", "BatchSharpness", "BatchTest", "Branch", "ConditionalGradientConstants", "CurvatureOperator", "CurvatureRatio", "DualNoiseScale",
-    "GeneralizedSharpness", "LrBound", "Memory", "MuonNoise", "MuonNoiseScale", "NoiseScale", "PerExampleNorms", "Pilot", "PreconditionedStability",
-    "RankNoise", "RecordSink", "ScalarWriter", "Sharpness", "SpectralDensity", "Stability", "StabilityReading",
-    "StepSettings", "TensorBoardSink", "Throughput", "Trace", "TrialSearch", "WhatIf", "crossover_batch_size",
-    "max_stable_lr", "preconditioned_stability", "stability", "what_if",
+    "BatchNormSafety", "BatchSharpness", "BatchTest", "Branch", "ConditionalGradientConstants", "CurvatureOperator",
+    "CurvatureRatio", "DualNoiseScale", "GeneralizedSharpness", "LrBound", "Memory", "MuonNoise", "MuonNoiseScale",
+    "NoiseScale", "PerExampleNorms", "Pilot", "PreconditionedStability", "RankNoise", "RecordSink", "ScalarWriter",
+    "Sharpness", "SpectralDensity", "Stability", "StabilityReading", "StepSettings", "TensorBoardSink", "Throughput",
+    "Trace", "TrialSearch", "WhatIf", "crossover_batch_size", "max_stable_lr", "preconditioned_stability",
+    "stability", "what_if",
 }  # fmt: skip
 # The loss of an example has no gradient of its own where it depends on its batch; Adam alone has a second moment.
 REFUSED = {
