@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.core.errors import InputError
 from batchwright.optim.adamw import ADAMW_DEFAULTS, adamw_step
+from batchwright.optim.common import evaluate, with_settings_of
 from batchwright.optim.matrices import (
     as_matrix,
     check_gradient,
@@ -154,10 +155,7 @@ class Muon(Optimizer):
         Args:
             closure: Evaluates the model anew and gives the loss, which is returned.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluate(closure)
         for group in self.param_groups:
             if group.get("optimizer") == "adamw":
                 adamw_step(group, self.state)
@@ -219,14 +217,7 @@ class Muon(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state of this class or of `torch.optim.Muon`; what the latter has no setting for stays as it is here."""
-        groups = state_dict["param_groups"]
-        if len(groups) == len(self.param_groups):
-            filled = [
-                {**{name: value for name, value in own.items() if name not in ("params", "param_names")}, **saved}
-                for own, saved in zip(self.param_groups, groups, strict=True)
-            ]
-            state_dict = {**state_dict, "param_groups": filled}
-        super().load_state_dict(state_dict)
+        super().load_state_dict(with_settings_of(self, state_dict))
 
 
 def update_scale(num_rows: int, num_columns: int, adjust_lr_fn: str | None) -> float:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from batchwright.core.checks import check_choice, check_number
 from batchwright.core.errors import InputError
+from batchwright.optim.common import evaluate, with_settings_of
 from batchwright.optim.lmo import NORMS, Lmo, Spectral, init_in_ball
 from batchwright.optim.matrices import check_gradient, check_matrix, is_sharded, sharded_like, whole
 from batchwright.optim.polar import PolarOptions
@@ -137,10 +138,7 @@ class Scion(Optimizer):
         Args:
             closure: Evaluates the model anew and gives the loss, which is returned.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluate(closure)
         for group in self.param_groups:
             self._group_step(group)
         return loss
@@ -175,14 +173,7 @@ class Scion(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state of this class; a setting that it does not have stays as it is here."""
-        groups = state_dict["param_groups"]
-        if len(groups) == len(self.param_groups):
-            filled = [
-                {**{name: value for name, value in own.items() if name not in ("params", "param_names")}, **saved}
-                for own, saved in zip(self.param_groups, groups, strict=True)
-            ]
-            state_dict = {**state_dict, "param_groups": filled}
-        super().load_state_dict(state_dict)
+        super().load_state_dict(with_settings_of(self, state_dict))
 
 
 def _settings_of(lmo: Lmo) -> dict[str, Any]:

@@ -210,35 +210,37 @@ def toy_rows(results: Results) -> list[Row]:
                 math.inf,
             ),
         ]
-    if constants:
-        measured, verdict = judge_each(constants, 0.5, 2.0)
-        rows.append(
-            Row(
-                what="best step size times the number of steps, every cell",
-                group=TOY,
-                claim="the best step size goes as 1/K: c stays between 0.5 and 2",
-                published=None,
-                measured=measured,
-                seeds=(),
-                low=0.5,
-                high=2.0,
-                verdict=verdict,
+    for what, claim, values, low, high in (
+        (
+            "best step size times the number of steps, every cell",
+            "the best step size goes as 1/K: c stays between 0.5 and 2",
+            constants,
+            0.5,
+            2.0,
+        ),
+        (
+            "best momentum weight at the best batch, every budget",
+            "constant in the tokens, between 0.1 and 0.2",
+            weights,
+            0.1,
+            0.2,
+        ),
+    ):
+        if values:
+            measured, verdict = judge_each(values, low, high)
+            rows.append(
+                Row(
+                    what=what,
+                    group=TOY,
+                    claim=claim,
+                    published=None,
+                    measured=measured,
+                    seeds=(),
+                    low=low,
+                    high=high,
+                    verdict=verdict,
+                )
             )
-        )
-        measured, verdict = judge_each(weights, 0.1, 0.2)
-        rows.append(
-            Row(
-                what="best momentum weight at the best batch, every budget",
-                group=TOY,
-                claim="constant in the tokens, between 0.1 and 0.2",
-                published=None,
-                measured=measured,
-                seeds=(),
-                low=0.1,
-                high=0.2,
-                verdict=verdict,
-            )
-        )
     return rows
 
 
