@@ -12,7 +12,8 @@ import numpy as np
 from batchwright.core.statistics import Interval, mean_interval
 
 Run = dict[str, Any]
-MARKS = "svD^<>pPX*"
+# Their number has no factor in common with that of the colours, so that mark and colour together name a policy.
+MARKS = "sv<>pPX*Dd^"
 TIE = 0.005  # of the loss
 BEGIN, END = "<!-- made by benchmarks.policies --table: begin -->", "<!-- made by benchmarks.policies --table: end -->"
 
