@@ -8,6 +8,7 @@ from batchwright.rl.episodes import EnvironmentSpec, Episodes, Sampler
 from batchwright.rl.gaussian import GaussianPolicy
 from batchwright.rl.policies import Policy, Smoothing
 from batchwright.rl.softmax import SoftmaxPolicy
+from batchwright.rl.step_choice import StepChoice, optimal_step
 
 __all__ = [
     "EnvironmentSpec",
@@ -17,4 +18,6 @@ __all__ = [
     "Sampler",
     "Smoothing",
     "SoftmaxPolicy",
+    "StepChoice",
+    "optimal_step",
 ]
