@@ -36,7 +36,15 @@ class EpisodeTape:
     """
 
     def __init__(
-        self, *, num_envs: int, horizon: int, observation_dim: int, action_dim: int, gap: int, dtype: torch.dtype, chunk_bytes: int
+        self,
+        *,
+        num_envs: int,
+        horizon: int,
+        observation_dim: int,
+        action_dim: int,
+        gap: int,
+        dtype: torch.dtype,
+        chunk_bytes: int,
     ) -> None:
         self._horizon, self._gap, self._chunk_bytes = horizon, gap, chunk_bytes
         self.block = max(min(horizon // 8, 64), 4)
@@ -100,7 +108,9 @@ class EpisodeTape:
             yield from self._chunks(lanes[wanted], starts[wanted], ends[wanted], terminated[wanted])
         self._make_room()
 
-    def _chunks(self, lanes: np.ndarray, starts: np.ndarray, ends: np.ndarray, terminated: np.ndarray) -> Iterator[Episodes]:
+    def _chunks(
+        self, lanes: np.ndarray, starts: np.ndarray, ends: np.ndarray, terminated: np.ndarray
+    ) -> Iterator[Episodes]:
         """Episodes in groups of like length, so that little is padding, and of limited size."""
         lengths = ends - starts + 1
         if not len(lengths):

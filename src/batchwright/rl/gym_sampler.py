@@ -7,7 +7,7 @@ are no data. And the action that is recorded is the one that the policy drew; on
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,7 +122,9 @@ class GymSampler:
         check_int("num_episodes", num_episodes, at_least=1)
         check_int("seed", seed, at_least=0)
         if not self._open:
-            raise InputError(f"the sampler of {self._spec.name} must be open to collect, got a closed one; make another")
+            raise InputError(
+                f"the sampler of {self._spec.name} must be open to collect, got a closed one; make another"
+            )
         if policy.discrete != (self._actions.dim is None):
             raise InputError(
                 f"policy must have {'continuous' if policy.discrete else 'discrete'} actions for {self._spec.name}, got the other "
@@ -166,7 +168,9 @@ class GymSampler:
             )
         return self._tape
 
-    def _record_block(self, policy: Policy, generator: torch.Generator, tape: EpisodeTape, observations: np.ndarray) -> np.ndarray:
+    def _record_block(
+        self, policy: Policy, generator: torch.Generator, tape: EpisodeTape, observations: np.ndarray
+    ) -> np.ndarray:
         write, prepare = self._observations.write, self._actions.prepare
         step, sample = self._made.venv.step, policy.sample
         masked_reset = self._made.masked_reset
@@ -194,7 +198,7 @@ class GymSampler:
             self._open = False
             self._made.venv.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "GymSampler":
         return self
 
     def __exit__(self, *_: object) -> None:

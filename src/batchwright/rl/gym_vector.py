@@ -111,7 +111,10 @@ def make_vector_environment(
         )  # fmt: skip
     if num_envs is None:
         num_envs = workers or 16
-    venv = _attempt(name, lambda: _vectorize(gymnasium, _maker(gymnasium, env, spec, horizon, wrappers, env_kwargs), num_envs, workers))
+    venv = _attempt(
+        name,
+        lambda: _vectorize(gymnasium, _maker(gymnasium, env, spec, horizon, wrappers, env_kwargs), num_envs, workers),
+    )
     known = spec is not None and not env_kwargs and not wrappers
     return VectorEnvironment(
         venv=venv, name=name, horizon=horizon, gap=1, masked_reset=False, stands_still=True, one_seed=False,
@@ -124,7 +127,12 @@ def _family(name: str) -> str:
 
 
 def _maker(
-    gymnasium: Any, env: Any, spec: Any, horizon: int, wrappers: Sequence[Callable[[Any], Any]], env_kwargs: dict[str, Any]
+    gymnasium: Any,
+    env: Any,
+    spec: Any,
+    horizon: int,
+    wrappers: Sequence[Callable[[Any], Any]],
+    env_kwargs: dict[str, Any],
 ) -> Callable[[int], Callable[[], Any]]:
     """A function that gives the maker of the environment at each place."""
     from batchwright.rl.fixed_share import FixedShare
@@ -187,15 +195,12 @@ def _find(gymnasium: Any, name: str) -> Any:
     spec = gymnasium.registry.get(short)
     if spec is not None:
         return spec
-    versions = sorted(known for known in gymnasium.registry if known.rsplit("-v", 1)[0] == short)
-    close = difflib.get_close_matches(short, list(gymnasium.registry), n=3, cutoff=0.6)
-    near = versions or [known for known in close if "/" not in known] or close
-    told = f"; did you mean {' or '.join(near)}?" if near else ""
+    versions = sorted((known for known in gymnasium.registry if _family(known) == short), reverse=True)
+    close = difflib.get_close_matches(short, list(gymnasium.registry), n=3)
+    near = " or ".join(versions or [known for known in close if "/" not in known] or close)
     raise InputError(
-        f"env must be the name of a registered Gymnasium environment, got {name!r}{told} "
-        "A name from another package is written package.module:Name-v0"
-        if not near
-        else f"env must be the name of a registered Gymnasium environment, got {name!r}{told}"
+        f"env must be the name of a registered Gymnasium environment, got {name!r}; "
+        + (f"did you mean {near}?" if near else "one that a package registers is written package.module:Name-v0")
     )
 
 
