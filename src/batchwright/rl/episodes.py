@@ -59,12 +59,18 @@ class Episodes:
     @property
     def num_steps(self) -> int:
         """Steps that exist."""
-        return int(self.mask.sum())
+        return self.mask.numel() if self.whole else int(self.mask.sum())
+
+    @property
+    def whole(self) -> bool:
+        """Whether every step exists."""
+        # One expanded value stands for all of them in environments that never end early.
+        return bool(self.mask[:1, :1].all() if not any(self.mask.stride()) else self.mask.all())
 
     def returns(self, discount: float) -> Float[Tensor, " N"]:
         """Discounted return of each episode, its first reward with weight one."""
         weights = discount ** torch.arange(self.horizon, dtype=self.rewards.dtype, device=self.rewards.device)
-        return (self.rewards * self.mask) @ weights
+        return (self.rewards if self.whole else self.rewards * self.mask) @ weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -174,4 +174,4 @@ class GaussianPolicy:
         return observations if self._features is None else self._features(observations)
 
     def _mean_theta(self, like: Tensor) -> Tensor:
-        return self._theta[: self._network.num_parameters].to(like)
+        return (self._theta[: -self.action_dim] if self.learn_std else self._theta).to(like)
