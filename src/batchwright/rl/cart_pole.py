@@ -114,14 +114,14 @@ class CartPoleSampler:
             yield self._chunk(policy, min(self._chunk_size, num_episodes - begin), generator)
 
     def _chunk(self, policy: Policy, num: int, generator: torch.Generator) -> Episodes:
-        horizon, kind = self._spec.horizon, {"dtype": policy.theta.dtype, "device": self._device}
+        horizon, dtype, device = self._spec.horizon, policy.theta.dtype, self._device
         # Time first, so that a step is written to memory that lies together; turned round at the end without a copy.
-        observations = torch.zeros(horizon, num, 4, **kind)
-        actions = torch.zeros(horizon, num, 1, **kind)
-        lengths = torch.full((num,), horizon, device=self._device)
-        terminated = torch.zeros(num, dtype=torch.bool, device=self._device)
-        state = LARGEST_START * (2 * torch.rand(num, 4, generator=generator, **kind) - 1)
-        running = torch.arange(num, device=self._device)
+        observations = torch.zeros(horizon, num, 4, dtype=dtype, device=device)
+        actions = torch.zeros(horizon, num, 1, dtype=dtype, device=device)
+        lengths = torch.full((num,), horizon, device=device)
+        terminated = torch.zeros(num, dtype=torch.bool, device=device)
+        state = LARGEST_START * (2 * torch.rand(num, 4, generator=generator, dtype=dtype, device=device) - 1)
+        running = torch.arange(num, device=device)
         with torch.no_grad():
             for step in range(horizon):
                 observations[step, running] = state
@@ -136,11 +136,11 @@ class CartPoleSampler:
                     if not len(running):
                         break
         longest = int(lengths.max())
-        mask = torch.arange(longest, device=self._device) < lengths[:, None]
+        mask = torch.arange(longest, device=device) < lengths[:, None]
         return Episodes(
             observations=observations[:longest].transpose(0, 1),
             actions=actions[:longest].transpose(0, 1),
-            rewards=mask.to(kind["dtype"]),
+            rewards=mask.to(dtype),
             mask=mask,
             terminated=terminated,
             truncated=~terminated,

@@ -49,4 +49,4 @@ class CartPoleForceEnv(gymnasium.Env):
 
 
 if NAME not in gymnasium.registry:
-    gymnasium.register(NAME, entry_point=CartPoleForceEnv, max_episode_steps=HORIZON)
+    gymnasium.register(NAME, entry_point=f"{__name__}:CartPoleForceEnv", max_episode_steps=HORIZON)

@@ -66,10 +66,9 @@ def code_observations(name: str, space: Any) -> ObservationCode:
         return ObservationCode(dim=int(space.n), bound=1.0, write=write_one_hot)
     if isinstance(space, spaces.MultiBinary) or (isinstance(space, spaces.Box) and not _is_image(space)):
         dim = math.prod(space.shape)
-        if isinstance(space, spaces.Box):
-            largest = float(max(np.abs(space.low).max(), np.abs(space.high).max()))
-        else:
-            largest = 1.0
+        largest = (
+            float(max(np.abs(space.low).max(), np.abs(space.high).max())) if isinstance(space, spaces.Box) else 1.0
+        )
         bound = largest if 0.0 < largest < UNBOUNDED else None
         if len(space.shape) == 1:
             return ObservationCode(dim=dim, bound=bound, write=_write_rows)
