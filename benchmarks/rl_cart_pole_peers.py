@@ -10,6 +10,7 @@ by more than 1.96 standard errors of the difference. Both learners get forces sc
 """
 
 import argparse
+import itertools
 import json
 import time
 import warnings
@@ -69,7 +70,9 @@ def run(algorithm: str, seed: int, num_steps: int, newton: bool) -> dict[str, An
 
         def _on_rollout_start(self) -> None:
             if self.updates % every == 0:
-                looks.append((self.num_timesteps, int(self.episodes), *mean_return(self.model, scale, 10_000 + len(looks))))
+                looks.append(
+                    (self.num_timesteps, int(self.episodes), *mean_return(self.model, scale, 10_000 + len(looks)))
+                )
             self.updates += 1
 
     model = getattr(stable_baselines3, algorithm)("MlpPolicy", env, seed=seed, device="cpu")
@@ -77,7 +80,7 @@ def run(algorithm: str, seed: int, num_steps: int, newton: bool) -> dict[str, An
     model.learn(num_steps, callback=Look())
     drops = [
         (round(before[2], 1), round(after[2], 1))
-        for before, after in zip(looks, looks[1:], strict=False)
+        for before, after in itertools.pairwise(looks)
         if after[2] - before[2] < -1.96 * (before[3] ** 2 + after[3] ** 2) ** 0.5
     ]
     reached = next((look for look in looks if look[2] >= 150), None)

@@ -39,7 +39,7 @@ def test_no_force_lets_the_pole_fall_as_the_linear_pendulum_does():
 
 def test_episodes_are_those_of_one_at_a_time_with_the_recorded_forces():
     policy = GaussianPolicy(4, 1, std=8.0).at(torch.tensor([1.0, 2.0, 15.0, 4.0], dtype=torch.float64))
-    (episodes,) = CartPoleSampler().collect(policy, 64, seed=3)
+    (episodes,) = CartPoleSampler(dtype=torch.float64).collect(policy, 64, seed=3)
     assert episodes.terminated.any()
     assert (episodes.actions[..., 0].abs() > 10).any()  # recorded as drawn, not as clipped
     for index in range(64):

@@ -61,7 +61,8 @@ class CartPoleSampler:
         discount: Factor a step.
         horizon: Most steps of an episode, after which it is truncated.
         chunk_size: Episodes computed together. Episodes depend on it, as the draws of a chunk follow those of the one before.
-        device: Where to compute; the policy's parameters must be there.
+        dtype: Of everything in the episodes.
+        device: Where to compute.
 
     Example:
         >>> from batchwright.rl import GaussianPolicy
@@ -76,10 +77,11 @@ class CartPoleSampler:
         discount: float = 0.99,
         horizon: int = HORIZON,
         chunk_size: int = 4096,
+        dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> None:
         self._chunk_size = check_int("chunk_size", chunk_size, at_least=1)
-        self._device = torch.device(device)
+        self._device, self._dtype = torch.device(device), dtype
         self._spec = EnvironmentSpec(
             name="cart-pole",
             observation_dim=4,
@@ -114,7 +116,7 @@ class CartPoleSampler:
             yield self._chunk(policy, min(self._chunk_size, num_episodes - begin), generator)
 
     def _chunk(self, policy: Policy, num: int, generator: torch.Generator) -> Episodes:
-        horizon, dtype, device = self._spec.horizon, policy.theta.dtype, self._device
+        horizon, dtype, device = self._spec.horizon, self._dtype, self._device
         # Time first, so that a step is written to memory that lies together; turned round at the end without a copy.
         observations = torch.zeros(horizon, num, 4, dtype=dtype, device=device)
         actions = torch.zeros(horizon, num, 1, dtype=dtype, device=device)

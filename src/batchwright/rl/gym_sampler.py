@@ -44,6 +44,7 @@ class GymSampler:
         observation_bound: No component of an observation is larger in absolute value; by default what the space says.
         wrappers: Applied in order to each environment, as `gymnasium.wrappers.FlattenObservation`.
         env_kwargs: Keywords of the environment.
+        dtype: Of observations, continuous actions and rewards.
         chunk_bytes: Size of a chunk of episodes with its padding.
 
     Raises:
@@ -70,10 +71,12 @@ class GymSampler:
         observation_bound: float | None = None,
         wrappers: Sequence[Callable[[Any], Any]] = (),
         env_kwargs: dict[str, Any] | None = None,
+        dtype: torch.dtype = torch.float32,
         chunk_bytes: int = 2**25,
     ) -> None:
         check_counts(num_envs, workers, horizon)
         self._chunk_bytes = check_int("chunk_bytes", chunk_bytes, at_least=1)
+        self._dtype = dtype
         self._made = make_vector_environment(
             env, num_envs=num_envs, workers=workers, horizon=horizon, wrappers=wrappers, env_kwargs=env_kwargs or {}
         )
@@ -113,7 +116,7 @@ class GymSampler:
         """Run whole episodes and give them in chunks of bounded memory, as `batchwright.rl.Sampler` says.
 
         The environment at place ``i`` runs ``num_episodes // num_envs`` of them, the first ``num_episodes % num_envs`` places one
-        more. Observations and rewards have the data type of the policy's parameters.
+        more.
 
         Raises:
             InputError: If the policy's actions do not fit the environment, if an episode runs past the horizon, or if an
@@ -136,8 +139,7 @@ class GymSampler:
         made, num_envs = self._made, self.num_envs
         shares = np.full(num_envs, num_episodes // num_envs)
         shares[: num_episodes % num_envs] += 1
-        tape = self._tape_of(policy.theta.dtype)
-        tape.begin(shares)
+        tape = self._begin_tape(shares)
         # Streams that are apart for every seed: with seed + i, as Gymnasium does by default, seeds 0 and 1 would share most episodes.
         *seeds, policy_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(num_envs + 1))
         generator = torch.Generator().manual_seed(policy_seed)
@@ -154,18 +156,19 @@ class GymSampler:
                     "collect before this one ended; make a second sampler"
                 )
 
-    def _tape_of(self, dtype: torch.dtype) -> EpisodeTape:
-        """Memory that is kept from one batch to the next: to allot it takes as long as many steps."""
-        if self._tape is None or self._tape.observations[0].dtype != dtype:
+    def _begin_tape(self, shares: np.ndarray) -> EpisodeTape:
+        # Memory is kept from one batch to the next: to allot it takes as long as many steps.
+        if self._tape is None:
             self._tape = EpisodeTape(
                 num_envs=self.num_envs,
                 horizon=self._made.horizon,
                 observation_dim=self._observations.dim,
                 action_dim=self._actions.dim or 0,
                 gap=self._made.gap,
-                dtype=dtype,
+                dtype=self._dtype,
                 chunk_bytes=self._chunk_bytes,
             )
+        self._tape.begin(shares)
         return self._tape
 
     def _record_block(

@@ -102,7 +102,8 @@ def code_actions(name: str, space: Any) -> ActionCode:
         bounded = bool(np.all(width < UNBOUNDED))
 
         def clip(actions: np.ndarray) -> np.ndarray:
-            return np.clip(actions.reshape(-1, *shape), low, high).astype(dtype, copy=False)
+            clipped: np.ndarray = np.clip(actions.reshape(-1, *shape), low, high)
+            return clipped.astype(dtype, copy=False)
 
         return ActionCode(
             dim=math.prod(shape),

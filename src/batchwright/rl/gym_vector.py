@@ -165,7 +165,8 @@ def _taken_as_it_is(venv: Any, horizon: int | None) -> VectorEnvironment:
     limit = spec.max_episode_steps if spec is not None else None
     if spec is not None:
         limit = spec.kwargs.get("max_episode_steps", limit)
-    if horizon is None and limit is None:
+    most = limit if horizon is None else horizon
+    if most is None:
         raise _no_limit(name)
     mode = venv.metadata.get("autoreset_mode")
     if not isinstance(mode, AutoresetMode):
@@ -176,7 +177,7 @@ def _taken_as_it_is(venv: Any, horizon: int | None) -> VectorEnvironment:
     return VectorEnvironment(
         venv=venv,
         name=name,
-        horizon=limit if horizon is None else horizon,
+        horizon=int(most),
         gap=2 if mode is AutoresetMode.NEXT_STEP else 1,
         masked_reset=mode is AutoresetMode.DISABLED,
         stands_still=False,
