@@ -1,8 +1,8 @@
 """stable-baselines3's A2C and PPO at their defaults on the continuous cart-pole, every drop of their return counted.
 
-    python -m benchmarks.rl_cart_pole_peers [--algorithms PPO A2C] [--seeds 5] [--steps 100000] [--newton]
+    python -m benchmarks.rl_cart_pole_peers [--algorithms PPO A2C] [--seeds 5] [--steps 40000] [--newton]
 
-After each look the policy as it acts in training (stochastic) runs 500 whole episodes of its own, on the batched sampler: these are
+After each look the policy as it acts in training (stochastic) runs 300 whole episodes of its own, on the batched sampler: these are
 not counted as the learner's. PPO is looked at after every update (2048 steps); A2C updates every 5 steps and is looked at every 100
 updates, so that what it loses and wins back in between is not seen. A drop is a look whose mean return is below that of the look before
 by more than 1.96 standard errors of the difference. Both learners get forces scaled to [-1, 1], as stable-baselines3's own guide asks;
@@ -22,7 +22,7 @@ from torch import Tensor
 from batchwright.rl.cart_pole import CartPoleSampler
 
 ENV = "batchwright.rl.cart_pole_env:batchwright/CartPoleForce-v0"
-EPISODES = 500
+EPISODES = 300
 
 
 class Acting:
@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--algorithms", nargs="+", default=["PPO", "A2C"])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--steps", type=int, default=40_000)
     parser.add_argument("--newton", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
