@@ -28,7 +28,7 @@ from batchwright.rl.observed import Observed
 from batchwright.rl.policies import Policy
 
 ESTIMATORS = ("gpomdp", "reinforce")
-BASELINES = ("batch", "none")
+BASELINES = ("batch", "previous", "none")
 # Batches whose sums of scores are smaller are kept for the second look.
 KEEP_BYTES = 2**27
 
@@ -41,7 +41,8 @@ class GradientEstimate:
         gradient: ``(m,)``, mean of the trajectories' estimates ``g_i``.
         variance: ``(m,)``, sample variance of ``g_i`` (``ddof = 1``); None unless it was asked for, or ``N`` is 1.
         value_range: ``(m,)``, largest less smallest ``g_i``; None unless it was asked for. That of a sample: it bounds nothing.
-        baseline: ``(T, m)``, or ``(1, m)`` of REINFORCE, which has one for the whole return.
+        best_baseline: ``(T, m)``, or ``(1, m)`` of REINFORCE, which has one for the whole return: the best one by these trajectories,
+            used or not.
         num_trajectories: ``N``.
         num_steps: Steps of the environment in them.
         mean_return: Mean discounted return.
@@ -52,7 +53,7 @@ class GradientEstimate:
     gradient: Float[Tensor, " m"]
     variance: Float[Tensor, " m"] | None
     value_range: Float[Tensor, " m"] | None
-    baseline: Float[Tensor, "T m"]
+    best_baseline: Float[Tensor, "T m"]
     num_trajectories: int
     num_steps: int
     mean_return: float
@@ -74,7 +75,7 @@ def estimate_gradient(
     discount: float,
     horizon: int,
     estimator: str = "gpomdp",
-    baseline: str = "batch",
+    baseline: str | Float[Tensor, "T m"] = "batch",
     spread: bool = True,
     observe: bool = False,
 ) -> GradientEstimate:
@@ -86,7 +87,8 @@ def estimate_gradient(
         discount: ``gamma``.
         horizon: Most steps of an episode.
         estimator: ``gpomdp`` or ``reinforce``.
-        baseline: ``batch``: the best one, of the same trajectories, whose bias is of order ``1/N``; ``none``: no bias.
+        baseline: ``batch``: the best one, of the same trajectories, whose bias is of order ``1/N``; ``none``, or one that was known
+            before they were drawn, such as the best one of the batch before: no bias.
         spread: Whether to find the variance and the range too; they may cost a second draw of the episodes.
         observe: Whether to note the largest rewards, observations and actions.
 
@@ -94,10 +96,11 @@ def estimate_gradient(
         InputError: On a bad value, or if there are no episodes.
     """
     check_choice("estimator", estimator, ESTIMATORS)
-    check_choice("baseline", baseline, BASELINES)
+    if isinstance(baseline, str):
+        check_choice("baseline", baseline, ("batch", "none"))
     check_int("horizon", horizon, at_least=1)
     times = horizon if estimator == "gpomdp" else 1
-    sums = _Sums(times, policy.num_parameters, with_baseline=baseline == "batch", observe=observe)
+    sums = _Sums(times, policy.num_parameters, observe=observe)
     kept: list[tuple[Tensor, Tensor]] | None = [] if spread else None
     size = 0
     for chunk in collect():
@@ -112,17 +115,20 @@ def estimate_gradient(
     if sums.number == 0:
         raise InputError("collect must give at least 1 episode, got none")
     best = sums.baseline()
-    gradient = (sums.zq - best * sums.z).sum(0) / sums.number
+    used = baseline if isinstance(baseline, Tensor) else best if baseline == "batch" else torch.zeros_like(best)
+    if used.shape != best.shape:
+        raise InputError(f"baseline must have shape {tuple(best.shape)}, got {tuple(used.shape)}")
+    gradient = (sums.zq - used * sums.z).sum(0) / sums.number
     variance, value_range = None, None
     if spread:
         again = iter(kept) if kept is not None else _again(policy, collect, discount, estimator)
-        variance, value_range = _spread(again, best, gradient, sums.number)
+        variance, value_range = _spread(again, used, gradient, sums.number)
     returns = sums.returns / sums.number
     return GradientEstimate(
         gradient=gradient,
         variance=variance,
         value_range=value_range,
-        baseline=best,
+        best_baseline=best,
         num_trajectories=sums.number,
         num_steps=sums.steps,
         mean_return=returns,
@@ -209,12 +215,12 @@ def _weighted(z: Tensor, q: Tensor) -> Tensor:
 class _Sums:
     """Running sums over chunks, in double precision."""
 
-    def __init__(self, times: int, num_parameters: int, *, with_baseline: bool, observe: bool) -> None:
+    def __init__(self, times: int, num_parameters: int, *, observe: bool) -> None:
         def zeros() -> Tensor:
             return torch.zeros(times, num_parameters, dtype=torch.float64)
 
         self.z, self.zq, self.zz, self.zzq = zeros(), zeros(), zeros(), zeros()
-        self.with_baseline, self.observe = with_baseline, observe
+        self.observe = observe
         self.number = self.steps = 0
         self.returns = self._square_returns = self._shift = 0.0
         self.observed = Observed()
@@ -227,12 +233,11 @@ class _Sums:
         self.z[:times] += total
         self.z[times:] += total[-1]
         self.zq[:times] += _weighted(z, q)
-        if self.with_baseline:
-            square = z.square()
-            total = square.sum(1).double().cpu()
-            self.zz[:times] += total
-            self.zz[times:] += total[-1]
-            self.zzq[:times] += _weighted(square, q)
+        square = z.square()
+        total = square.sum(1).double().cpu()
+        self.zz[:times] += total
+        self.zz[times:] += total[-1]
+        self.zzq[:times] += _weighted(square, q)
 
     def watch(self, chunk: Episodes, discount: float) -> None:
         returns = chunk.returns(discount).double()
