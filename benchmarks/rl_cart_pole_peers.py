@@ -23,6 +23,8 @@ from batchwright.rl.cart_pole import CartPoleSampler
 
 ENV = "batchwright.rl.cart_pole_env:batchwright/CartPoleForce-v0"
 EPISODES = 300
+# The same starts and noise at every look, so that two looks differ by their policies.
+SEED = 999
 
 
 class Acting:
@@ -40,9 +42,9 @@ class Acting:
         return self.scale * (found.mean + found.stddev * noise)
 
 
-def mean_return(model: Any, scale: float, seed: int) -> tuple[float, float]:
+def mean_return(model: Any, scale: float) -> tuple[float, float]:
     """Mean undiscounted return and its standard error."""
-    chunks = CartPoleSampler().collect(Acting(model, scale), EPISODES, seed)
+    chunks = CartPoleSampler().collect(Acting(model, scale), EPISODES, SEED)
     returns = torch.cat([chunk.rewards.sum(1) for chunk in chunks])
     return float(returns.mean()), float(returns.std() / EPISODES**0.5)
 
@@ -70,9 +72,7 @@ def run(algorithm: str, seed: int, num_steps: int, newton: bool) -> dict[str, An
 
         def _on_rollout_start(self) -> None:
             if self.updates % every == 0:
-                looks.append(
-                    (self.num_timesteps, int(self.episodes), *mean_return(self.model, scale, 10_000 + len(looks)))
-                )
+                looks.append((self.num_timesteps, int(self.episodes), *mean_return(self.model, scale)))
             self.updates += 1
 
     model = getattr(stable_baselines3, algorithm)("MlpPolicy", env, seed=seed, device="cpu")

@@ -108,7 +108,7 @@ def test_verdicts_on_a_step_that_can_be_seen(found, taken_back, curvature):
 
 def test_a_step_too_small_to_be_seen_is_let_pass_unless_the_loss_is_beyond_noise():
     small = trial(guaranteed=1e-6, square_error=0.5)
-    assert judge(small, -1.9, 0.5).curvature == 0.5
+    assert judge(small, -1.9, 0.5).curvature == 0.25
     assert not judge(small, -1.9, 0.5).taken_back
     assert judge(small, -2.0, 0.5).taken_back
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from batchwright.core.statistics import normal_quantile
 
 # Of the curvature, from one step to the next. Half of a true curvature still gives no loss: the step 1/(2c) at c = true/2 brings zero.
-SHRINK, GROW, GROW_AFTER_LOSS = 2.0, 4.0, 64.0
+# Steps too small to be seen cost nothing but trajectories, so they grow faster.
+SHRINK, SHRINK_UNSEEN, GROW, GROW_AFTER_LOSS = 2.0, 4.0, 4.0, 64.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ def judge(trial: Trial, mean_return: float, square_error: float) -> Verdict:
     A step whose guaranteed improvement is larger than 1.96 standard errors of the difference can be seen: it is taken back if the
     return is lower than before, and else the curvature that it shows, ``(<g, u> - gain) / ‖u‖²``, is that of the next step, within half
     and four times the present one. A step that cannot be seen is taken back if the return is lower by more than that; else the
-    curvature is halved.
+    curvature is divided by four.
 
     Args:
         trial: The step.
@@ -80,7 +81,8 @@ def judge(trial: Trial, mean_return: float, square_error: float) -> Verdict:
         return Verdict(
             taken_back=True, curvature=trial.curvature * _within(shown / trial.curvature, GROW, GROW_AFTER_LOSS)
         )
-    return Verdict(taken_back=False, curvature=trial.curvature * _within(shown / trial.curvature, 1 / SHRINK, GROW))
+    factor = _within(shown / trial.curvature, 1 / SHRINK, GROW) if seen else 1 / SHRINK_UNSEEN
+    return Verdict(taken_back=False, curvature=trial.curvature * factor)
 
 
 def _within(value: float, low: float, high: float) -> float:
