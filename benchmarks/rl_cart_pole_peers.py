@@ -112,8 +112,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    for algorithm in given.algorithms:
-        for seed in range(given.seeds):
+    for seed in range(given.seeds):
+        for algorithm in given.algorithms:
             print(json.dumps(run(algorithm, seed, given.steps, given.newton)), flush=True)
 
 

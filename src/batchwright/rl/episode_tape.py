@@ -170,7 +170,7 @@ class _Track:
         # Rows a cache line longer than they need be: with a power of two, a column of the block would lie in one set of the cache.
         spare = 1 + 64 // (size * dtype.itemsize)
         whole = torch.zeros(block, num_envs + spare, *shape, dtype=dtype)
-        self._whole, self.block = whole, whole[:, :num_envs]
+        self.block = whole[:, :num_envs]
         flat = whole.numpy()
         self._number, self._shape = flat.dtype, shape
         # One item a step, whatever its size: NumPy moves items several times faster than short rows of numbers.
@@ -182,18 +182,20 @@ class _Track:
         self._lines = self._flat[: num_envs * rows].reshape(num_envs, rows)
 
     def take_block(self, here: slice) -> None:
-        if self._number.kind == "f" and not math.isfinite(self._whole.sum()):
-            raise InputError(
-                "observations and rewards of the environment and actions of the policy must be finite numbers, got NaN or "
-                "infinity; look at the environment's step function and at the policy's parameters"
-            )
         self._lines[:, here] = self._block_items.T
 
     def windows(self, lanes: np.ndarray, starts: np.ndarray, length: int) -> torch.Tensor:
         """``(N, length, ...)``: what follows each start, to where the longest episode ends."""
         every = np.lib.stride_tricks.sliding_window_view(self._flat, length)
         found = every[lanes * self._lines.shape[1] + starts]
-        return torch.from_numpy(found.view(self._number).reshape(len(lanes), length, *self._shape))
+        values = torch.from_numpy(found.view(self._number).reshape(len(lanes), length, *self._shape))
+        # A sum is finite only if all its terms are, and takes a fraction of the time of looking at each.
+        if self._number.kind == "f" and not math.isfinite(values.sum()):
+            raise InputError(
+                "observations and rewards of the environment and actions of the policy must be finite numbers, got NaN or "
+                "infinity; look at the environment's step function and at the policy's parameters"
+            )
+        return values
 
     def move(self, kept: slice) -> None:
         self._lines[:, : kept.stop - kept.start] = self._lines[:, kept]

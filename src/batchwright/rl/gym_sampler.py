@@ -37,7 +37,7 @@ class GymSampler:
             one environment; or a `gymnasium.vector.VectorEnv`.
         discount: Factor a step, in (0, 1].
         horizon: Most steps of an episode, after which it is truncated; the environment's own limit by default.
-        num_envs: Environments side by side; 256 for a vector form, 16 otherwise, or the number of workers.
+        num_envs: Environments side by side; 256 for a vector form, 64 otherwise, or the number of workers.
         workers: Processes, one an environment; 0 for none.
         reward_bound: No reward is larger in absolute value. By default the documented bound of Gymnasium's small environments, and
             not known for others.

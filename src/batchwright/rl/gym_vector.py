@@ -110,7 +110,7 @@ def make_vector_environment(
             one_seed=True, reward_bound=None if env_kwargs else REWARD_BOUNDS.get(_family(name)),
         )  # fmt: skip
     if num_envs is None:
-        num_envs = workers or 16
+        num_envs = workers or 64
     venv = _attempt(
         name,
         lambda: _vectorize(gymnasium, _maker(gymnasium, env, spec, horizon, wrappers, env_kwargs), num_envs, workers),
