@@ -22,6 +22,7 @@ KINDS = {
     "chebyshev": {"delta": 0.2},
     "bernstein": {"bound": "bernstein", "value_range": "empirical", "delta": 0.2},
     "observed": {"bound": "bernstein", "value_range": "empirical", "constants": "observed"},
+    "tried": {"bound": "bernstein", "value_range": "empirical", "constants": "observed", "curvature": "tried"},
     "spg": {"method": "spg", "delta": 0.5, "bound": "bernstein", "value_range": "empirical"},
     "relaxed": {
         "method": "relaxed-spg",

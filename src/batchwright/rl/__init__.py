@@ -5,10 +5,13 @@ Sources: Papini, Pirotta, Restelli (2017), *Adaptive batch size for safe policy 
 """
 
 from batchwright.rl.advice import BatchAdvice, batch_size_advice
+from batchwright.rl.cart_pole import CartPoleSampler
+from batchwright.rl.environments import make_sampler
 from batchwright.rl.episodes import EnvironmentSpec, Episodes, Sampler
 from batchwright.rl.estimators import GradientEstimate, estimate_gradient, trajectory_gradients
 from batchwright.rl.gaussian import GaussianPolicy
 from batchwright.rl.guarantee import Guarantee
+from batchwright.rl.gym_sampler import GymSampler
 from batchwright.rl.lqg import LQG
 from batchwright.rl.options import SafeOptions
 from batchwright.rl.policies import Policy, Smoothing
@@ -20,11 +23,13 @@ from batchwright.rl.update import UpdateRecord
 __all__ = [
     "LQG",
     "BatchAdvice",
+    "CartPoleSampler",
     "EnvironmentSpec",
     "Episodes",
     "GaussianPolicy",
     "GradientEstimate",
     "Guarantee",
+    "GymSampler",
     "Policy",
     "SafeOptions",
     "SafePolicyGradient",
@@ -36,6 +41,7 @@ __all__ = [
     "UpdateRecord",
     "batch_size_advice",
     "estimate_gradient",
+    "make_sampler",
     "optimal_step",
     "trajectory_gradients",
 ]

@@ -84,6 +84,8 @@ def _from_data(options: SafeOptions) -> tuple[str, ...]:
         found += ["the reward bound", "the observation bound"]
         if options.smoothness_form == "published":
             found.append("the set of actions")
+    if options.curvature == "tried":
+        found.append("the curvature of the return")
     if options.bound == "bernstein":
         found.append("the sample variance of the gradient")
     if options.bound in ("hoeffding", "bernstein") and options.value_range == "empirical":
@@ -94,6 +96,8 @@ def _from_data(options: SafeOptions) -> tuple[str, ...]:
 def _void(policy: Policy, options: SafeOptions, scores_clipped: bool) -> list[str]:
     lines = []
     ranged = options.bound in ("hoeffding", "bernstein")
+    if options.curvature == "tried":
+        lines.append("the curvature is what trial steps showed, and the return may bend more further on.")
     if options.constants != "known":
         lines.append("bounds of rewards and observations are the largest that were seen, and larger ones may come.")
     if ranged and options.value_range == "empirical":

@@ -12,6 +12,7 @@ from batchwright.rl.variance_bounds import GPOMDP_FORMS
 
 METHODS = ("adaptive", "spg", "relaxed-spg")
 CONSTANTS = ("known", "observed", "observed-last")
+CURVATURES = ("bound", "tried")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +41,8 @@ class SafeOptions:
         union: Whether a coordinate that the data choose pays ``delta / m``. Without it the bound may fail ``m`` times as often.
         constants: ``known``: of the environment's spec. ``observed``: the largest rewards, observations and actions seen so far, which
             voids the guarantee; ``observed-last``: those of the last batch alone.
+        curvature: ``bound``: from the constants, as every guarantee needs. ``tried``: begins there and is found by trial
+            (`trial_curvature`), with steps taken back that lose; this voids the guarantee, and moves where the bound does not.
         min_batch_size: Least trajectories of an update, and of the first.
         max_batch_size: Most.
         checkpoint_every: Updates between checkpoints.
@@ -62,6 +65,7 @@ class SafeOptions:
     value_range: str = "theoretical"
     union: bool = True
     constants: str = "known"
+    curvature: str = "bound"
     min_batch_size: int = 100
     max_batch_size: int = 500_000
     checkpoint_every: int = 100
@@ -79,6 +83,7 @@ class SafeOptions:
             ("smoothness_form", FORMS),
             ("value_range", ("theoretical", "empirical")),
             ("constants", CONSTANTS),
+            ("curvature", CURVATURES),
         ):
             check_choice(name, getattr(self, name), choices)
         if self.baseline is not None:
@@ -93,6 +98,10 @@ class SafeOptions:
         if self.method == "relaxed-spg" and self.tolerance == 0:
             raise InputError(
                 "tolerance must be above 0 for relaxed-spg, got 0; take method spg, or a tolerance such as 0.2"
+            )
+        if self.curvature == "tried" and self.method != "adaptive":
+            raise InputError(
+                f"method must be adaptive where the curvature is tried, got {self.method}; take it, or curvature='bound'"
             )
         if self.variant == "norm" and self.smoothness_form == "published":
             raise InputError(

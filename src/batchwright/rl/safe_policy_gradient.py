@@ -23,6 +23,7 @@ from batchwright.rl.guarantee import Guarantee, guarantee
 from batchwright.rl.observed import Observed
 from batchwright.rl.options import SafeOptions
 from batchwright.rl.policies import Policy
+from batchwright.rl.trial_curvature import Trial
 from batchwright.rl.update import RunState, UpdateRecord, one_update
 from batchwright.training.interrupt import Interrupt
 
@@ -35,7 +36,7 @@ class SafeRun:
     """What a run has come to.
 
     Attributes:
-        policy: At its last parameters.
+        policy: At its last parameters; those before the last step, where steps are on trial and no batch has judged it.
         updates: Records of the updates, those of earlier parts of a resumed run included.
         guarantee: What was promised.
         reason: ``budget``, ``interrupted`` or ``updates`` (the most that were asked for).
@@ -175,7 +176,7 @@ class SafePolicyGradient:
                 train_s=time.monotonic() - began,
             )
         return SafeRun(
-            policy=self.policy.at(state.theta),
+            policy=self.policy.at(state.judged_theta),
             updates=tuple(updates),
             guarantee=self.guarantee,
             reason=reason,
@@ -284,7 +285,7 @@ def _state_from(found: Any) -> RunState:
     """The state that was written: JSON holds every bit of a float."""
     try:
         value = found["state"]
-        last = value["last_return"]
+        last, trial = value["last_return"], value["trial"]
         return RunState(
             theta=torch.tensor([float(each) for each in value["theta"]], dtype=torch.float64),
             step=int(value["step"]),
@@ -295,14 +296,17 @@ def _state_from(found: Any) -> RunState:
             observed=from_plain(Observed, value["observed"], "observed"),
             best_upper=float(value["best_upper"]),
             last_return=None if last is None else (float(last[0]), float(last[1])),
+            trial=None
+            if trial is None
+            else Trial(**{**trial, "theta": torch.tensor(trial["theta"], dtype=torch.float64)}),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{STATE_NAME} must hold the state of a run, got {error!r}; start anew") from error
 
 
 def decreases(updates: tuple[UpdateRecord, ...]) -> int:
-    """Updates after which the sampled return was lower, by more than the 95 % interval of the difference."""
-    return sum(update.realised is not None and update.realised.high < 0 for update in updates)
+    """Updates after which the sampled return was lower, by more than the 95 % interval of the difference; none that were taken back."""
+    return sum(update.realised is not None and update.realised.high < 0 and not update.taken_back for update in updates)
 
 
 def expected_decreases(updates: tuple[UpdateRecord, ...]) -> float:

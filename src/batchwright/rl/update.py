@@ -19,6 +19,7 @@ from batchwright.rl.observed import Observed
 from batchwright.rl.options import SafeOptions
 from batchwright.rl.policies import Policy
 from batchwright.rl.step_choice import StepChoice, optimal_step
+from batchwright.rl.trial_curvature import Trial, Verdict, judge
 from batchwright.rl.update_error import update_error
 
 
@@ -49,6 +50,8 @@ class UpdateRecord:
         curvature: ``c``.
         next_batch_size: Trajectories of the next update.
         slack: Loss of return that relaxed SPG may risk here.
+        taken_back: Whether the step before this update was undone, which the trial of a curvature does where it lost; the parameters
+            are then those before that step.
         theta: Parameters after the update, if there are no more than 32.
     """
 
@@ -74,6 +77,7 @@ class UpdateRecord:
     curvature: float
     next_batch_size: int
     slack: float = 0.0
+    taken_back: bool = False
     theta: tuple[float, ...] = ()
 
 
@@ -91,6 +95,7 @@ class RunState:
         observed: Largest rewards, observations and actions so far.
         best_upper: Largest upper bound of a return so far, for relaxed SPG.
         last_return: Mean return of the last batch and the square of its standard error; None at first.
+        trial: The step before, where the curvature is tried.
     """
 
     theta: Float[Tensor, " m"]
@@ -102,6 +107,12 @@ class RunState:
     observed: Observed = field(default_factory=Observed)
     best_upper: float = -math.inf
     last_return: tuple[float, float] | None = None
+    trial: Trial | None = None
+
+    @property
+    def judged_theta(self) -> Float[Tensor, " m"]:
+        """Parameters without a step that is still on trial."""
+        return self.theta if self.trial is None else self.trial.theta
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +126,7 @@ class _Look:
     f: float
     now: StepChoice
     wanted: int
+    verdict: Verdict | None = None
 
 
 def one_update(env: Sampler, policy: Policy, options: SafeOptions, state: RunState) -> tuple[RunState, UpdateRecord]:
@@ -201,6 +213,10 @@ def _look(
     if options.constants == "observed":
         observed = observed.joined(state.observed)
     constants = resolve(spec, policy, options, observed if watched else None)
+    verdict = None
+    if state.trial is not None:
+        verdict = judge(state.trial, estimate.mean_return, estimate.return_variance / estimate.num_trajectories)
+        constants = replace(constants, curvature=verdict.curvature)
     error = update_error(spec, policy, options, constants, estimate, delta)
 
     def choose(number: int | None) -> StepChoice:
@@ -226,6 +242,7 @@ def _look(
         f=error.f,
         now=now,
         wanted=wanted,
+        verdict=verdict,
     )
 
 
@@ -280,6 +297,17 @@ def _finish(
         change = found.mean_return - state.last_return[0]
         half = normal_quantile(0.95) * math.sqrt(square + state.last_return[1])
         realised = Interval(value=change, low=change - half, high=change + half)
+    taken_back = look.verdict is not None and look.verdict.taken_back
+    trial = None
+    if options.curvature == "tried":
+        trial = _next_trial(state, policy, options, look, choice, square)
+    if taken_back:
+        assert trial is not None
+        # The next batch is drawn anew at the parameters before the step, which have no more than the old one told of them.
+        theta, wanted = trial.theta.clone(), trial.batch_size
+        choice = replace(
+            choice, step_size=0.0, guaranteed_improvement=0.0, first_order=0.0, error_cost=0.0, curvature_cost=0.0
+        )
     after = RunState(
         theta=theta,
         step=state.step + 1,
@@ -289,7 +317,10 @@ def _finish(
         baseline=found.best_baseline if options.chosen_baseline == "previous" else None,
         observed=look.observed,
         best_upper=state.best_upper,
-        last_return=(found.mean_return, square),
+        last_return=(found.mean_return, square)
+        if trial is None or not taken_back
+        else (trial.mean_return, trial.square_error),
+        trial=trial,
     )
     record = UpdateRecord(
         step=after.step,
@@ -314,6 +345,33 @@ def _finish(
         curvature=look.constants.curvature,
         next_batch_size=wanted,
         slack=slack,
+        taken_back=taken_back,
         theta=tuple(theta.tolist()) if len(theta) <= 32 else (),
     )
     return after, record
+
+
+def _next_trial(
+    state: RunState, policy: Policy, options: SafeOptions, look: _Look, choice: StepChoice, square_error: float
+) -> Trial:
+    """The step that is taken now, to be judged by the next batch; no step, and the old place, where the last one is taken back."""
+    found = look.estimate
+    if look.verdict is not None and look.verdict.taken_back:
+        assert state.trial is not None
+        return replace(state.trial, curvature=look.verdict.curvature, promise=0.0, size=0.0, guaranteed=0.0)
+    # Of the increment, in the norm that the curvature is of: all of it in one coordinate, or the 1-norm, or the Euclidean one.
+    length = {
+        "coordinate": choice.gradient_size,
+        "scalar": float(found.gradient.abs().sum()),
+        "norm": choice.gradient_size,
+    }[options.variant]
+    return Trial(
+        curvature=look.constants.curvature,
+        theta=policy.theta,
+        mean_return=found.mean_return,
+        square_error=square_error,
+        promise=choice.first_order,
+        size=choice.step_size * length,
+        guaranteed=choice.guaranteed_improvement,
+        batch_size=found.num_trajectories,
+    )
