@@ -92,24 +92,28 @@ def published_run(place: Place, *, options: Mapping[str, Any], budget: int, seed
     }
 
 
-def bias(place: Place, *, theta: float, num_episodes: int, seed: int) -> Mapping[str, Any]:
+SCORES = {"raw": (False, "batch"), "clipped": (True, "none"), "clipped-baseline": (True, "batch")}
+
+
+def scores(place: Place, *, theta: float, num_episodes: int, seed: int) -> Mapping[str, Any]:
     """Gradient by the score of the raw and of the clipped action beside the exact one of the sampled return."""
     at = torch.tensor([theta], dtype=torch.float64, requires_grad=True)
     (exact,) = torch.autograd.grad(clipped_return(LQG(), at), at)
     policy = GaussianPolicy(1, 1).at(at)
     found: dict[str, Any] = {"exact": float(exact)}
-    for name, clip in (("raw", False), ("clipped", True)):
+    for name, (clip, baseline) in SCORES.items():
         env = LQG(clip_recorded=clip)
         estimate = estimate_gradient(
             policy,
             lambda env=env: env.collect(policy, num_episodes, seed),  # type: ignore[misc]
             discount=env.discount,
             horizon=env.horizon,
+            baseline=baseline,
         )
         assert estimate.variance is not None
         found[name] = float(estimate.gradient)
         found[f"{name}_error"] = math.sqrt(float(estimate.variance) / num_episodes)
-    return {**found, "num_gradients": 40.0 * num_episodes}
+    return {**found, "num_gradients": 60.0 * num_episodes}
 
 
 def counterexample(place: Place, *, discount: float, horizon: int, num_episodes: int, seed: int) -> Mapping[str, Any]:

@@ -67,7 +67,7 @@ def updates_of(results: Mapping[str, Mapping[str, Any]], dim: int, bound: str) -
 
 def guarantee_rows(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     """Rows on every bound and dimension, and one on all of them together."""
-    rows: list[Row] = []
+    rows = _all_together(results)
     for dim, (_, delta) in DIMENSIONS.items():
         for bound in BOUNDS:
             found = updates_of(results, dim, bound)
@@ -79,6 +79,19 @@ def guarantee_rows(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
             if len(found.error_ratio):
                 rows.append(_error_row(where, found))
     return rows
+
+
+def _all_together(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """Every update of the study that moved, against the smallest delta."""
+    every = [each for dim in DIMENSIONS for bound in BOUNDS if (each := updates_of(results, dim, bound)) is not None]
+    if not every:
+        return []
+    lower = np.concatenate([each.lower[each.moved] for each in every])
+    asked = sum(len(each.moved) for each in every)
+    delta = min(each.delta for each in every)
+    where = f"all dimensions and bounds ({asked} updates, of which {asked - len(lower)} did not move), smallest δ = {delta:g}"
+    seeds = tuple(sorted({seed for each in every for seed in each.seeds}))
+    return [_share_row(where, lower, delta, seeds)] if len(lower) else []
 
 
 def binomial_tail(number: int, failures: int, probability: float) -> float:

@@ -132,10 +132,10 @@ def cells(preset: str, seed: int) -> Sequence[Cell]:
     ]
     found += [
         Cell(
-            name=f"bias/theta{theta:+g}",
-            run=experiments.bias,
+            name=f"scores/theta{theta:+g}",
+            run=experiments.scores,
             arguments={"theta": theta, "num_episodes": size.bias_episodes, "seed": seed},
-            weight=4 * size.bias_episodes,
+            weight=6 * size.bias_episodes,
         )
         for theta in BIAS
     ]

@@ -199,31 +199,36 @@ def bias_rows(results: Results) -> list[Row]:
     """Target 5: the raw score is right, the clipped one far off."""
     rows = []
     for theta, (clipped, slope) in BIAS.items():
-        for result in of_group(results, f"bias/theta{theta:+g}"):
+        for result in of_group(results, f"scores/theta{theta:+g}"):
             exact, seeds = result["exact"], (result["arguments"]["seed"],)
-            for name, published in (("raw", slope), ("clipped", clipped)):
-                half = 1.96 * result[f"{name}_error"]
-                found = Interval(value=result[name], low=result[name] - half, high=result[name] + half)
-                off = found.scaled(1.0) if exact > 0 else Interval(value=-found.value, low=-found.high, high=-found.low)
-                ratio = off.scaled(1 / abs(exact))
+            for name, published in (("raw", slope), ("clipped", clipped), ("clipped-baseline", None)):
+                half = 1.96 * result[f"{name}_error"] / abs(exact)
+                value = result[name] / exact
+                ratio = Interval(value=value, low=value - half, high=value + half)
                 rows.append(_bias_row(name, theta, exact, published, ratio, seeds))
     return rows
 
 
-def _bias_row(name: str, theta: float, exact: float, published: float, ratio: Interval, seeds: tuple[int, ...]) -> Row:
+def _bias_row(
+    name: str, theta: float, exact: float, published: float | None, ratio: Interval, seeds: tuple[int, ...]
+) -> Row:
     if name == "raw":
         # At the best parameter the gradient is a fiftieth of its noise, so one percent of it cannot be seen there.
         room = 0.01 if theta > -0.5 else 0.03
         low, high, claim = 1 - room, 1 + room, f"within {room:.0%} of the exact gradient"
+    elif name == "clipped-baseline":
+        low, high, claim = 0.85, 0.99, "a baseline hides most of the bias, and leaves 1 to 15 %"
     elif theta == 0:
-        low, high, claim = 0.95, 0.99, "a few percent off where the policy rarely reaches the box"
+        low, high, claim = 0.95, 0.995, "a few percent off where the policy does not lean on the box"
     else:
         low, high, claim = 1.4, math.inf, "more than 40 % off"
+    action, *with_baseline = name.split("-")
+    told = " with the batch's baseline" if with_baseline else ", no baseline" if action == "clipped" else ""
     return Row(
-        what=f"θ = {theta:g}: gradient by the {name} action over the exact one ({exact:.4g})",
+        what=f"θ = {theta:g}: gradient by the {action} action{told}, over the exact one ({exact:.4g})",
         group=BIASED,
         claim=claim,
-        published=published / exact,
+        published=None if published is None else published / exact,
         measured=ratio,
         seeds=seeds,
         low=low,
