@@ -227,7 +227,8 @@ def test_the_guarantee_covers_the_union_and_the_clipped_score():
 @pytest.mark.parametrize("bound", ["chebyshev", "sub-gaussian"])
 def test_every_variant_with_a_guarantee_improves_in_two_dimensions(variant, bound):
     env = LQG(2, horizon=4, state_cost=0.25, action_cost=0.25)
-    size = 200_000 if bound == "chebyshev" else 1_200_000  # the tail bound of the follow-up paper has large constants
+    # The tail bound of the follow-up paper has large constants, most of all for the norm.
+    size = 200_000 if bound == "chebyshev" else 2_400_000 if variant == "norm" else 1_200_000
     run = SafePolicyGradient(
         env,
         GaussianPolicy(2, 2).at(torch.tensor([0.5, 0.0, 0.0, 0.5])),
