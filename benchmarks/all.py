@@ -21,6 +21,9 @@ NAMES = (
     "knee",
     "norm_layers",
     "coverage",
+    "rl_rollouts",
+    "rl_cart_pole",
+    "rl_cart_pole_peers",
 )
 PEERS = (
     "accelerate",
@@ -31,6 +34,7 @@ PEERS = (
     "opacus",
     "pyhessian",
     "pytorch-optimizer",
+    "stable-baselines3",
 )
 
 
