@@ -27,7 +27,8 @@ class UpdatePoint:
         return_error: Standard error of that.
         step_size: Zero where nothing moved.
         guaranteed: Improvement that was promised.
-        realised: What came of it, by the next batch: the difference of the two mean returns; None where there is no next one.
+        realised: What came of it, by the next batch: the difference of the two mean returns; None where there is no next one, or where it
+            took this step back.
         true_return: After it, where the environment knows it; NaN elsewhere.
         error: Bound of the gradient's error.
         gradient_size: Of the estimate.
@@ -145,7 +146,8 @@ def _run(records: Records, name: str) -> RlRecords:
 
 
 def _point(line: Mapping[str, Any], after: Mapping[str, Any] | None) -> UpdatePoint:
-    realised = after.get("realised") if after is not None else None
+    # A step on trial that was taken back was never in force, and nothing came of it.
+    realised = after.get("realised") if after is not None and not after.get("taken_back", False) else None
     return UpdatePoint(
         step=int(line["step"]),
         num_trajectories=_number(line["num_trajectories"]),
