@@ -27,8 +27,8 @@ class UpdatePoint:
         return_error: Standard error of that.
         step_size: Zero where nothing moved.
         guaranteed: Improvement that was promised.
-        realised: What came of it, by the next batch: the difference of the two mean returns; None where there is no next one, or where it
-            took this step back.
+        realised: What came of it, by the next batch: the difference of the two mean returns; None where there is no next one, or
+            where it took this step back.
         true_return: After it, where the environment knows it; NaN elsewhere.
         error: Bound of the gradient's error.
         gradient_size: Of the estimate.
