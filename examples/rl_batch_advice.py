@@ -11,25 +11,25 @@ from torch import Tensor, nn
 
 import batchwright as bw
 
-NUM_UPDATES, DISCOUNT, FEWEST, MOST = 8, 0.99, 16, 64
+NUM_UPDATES, DISCOUNT, FEWEST, MOST = 6, 0.99, 16, 64
 
 
-def run_episode(env: gymnasium.Env, policy: nn.Module) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the actions of one whole episode, and the discounted rewards to go."""
+def run_episode(env: gymnasium.Env, policy: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    """Observations, actions and discounted rewards to go of one whole episode."""
     observation, _ = env.reset()
-    log_probs, rewards, ended = [], [], False
+    observations, actions, rewards, ended = [], [], [], False
     while not ended:
-        choice = torch.distributions.Categorical(logits=policy(torch.from_numpy(observation)))
-        action = choice.sample()
-        observation, reward, terminated, truncated, _ = env.step(action.item())
-        log_probs.append(choice.log_prob(action))
+        observations.append(torch.from_numpy(observation))
+        with torch.no_grad():
+            actions.append(torch.multinomial(policy(observations[-1]).softmax(0), 1))
+        observation, reward, terminated, truncated, _ = env.step(actions[-1].item())
         rewards.append(float(reward))
         ended = terminated or truncated
     to_go, total = [], 0.0
     for reward in reversed(rewards):
         total = reward + DISCOUNT * total
         to_go.append(total)
-    return torch.stack(log_probs), torch.tensor(to_go[::-1])
+    return torch.stack(observations), torch.stack(actions), torch.tensor(to_go[::-1])
 
 
 def main() -> tuple[int, float, list[int]]:
@@ -43,9 +43,12 @@ def main() -> tuple[int, float, list[int]]:
     batch_size, sizes, mean_return = FEWEST, [], 0.0
     for update in range(NUM_UPDATES):
         episodes = [run_episode(env, policy) for _ in range(batch_size)]
-        mean_return = sum(len(log_probs) for log_probs, _ in episodes) / batch_size
-        baseline = torch.cat([to_go for _, to_go in episodes]).mean()
-        losses = [-(log_probs * (to_go - baseline)).sum() for log_probs, to_go in episodes]
+        mean_return = sum(len(to_go) for _, _, to_go in episodes) / batch_size
+        baseline = torch.cat([to_go for _, _, to_go in episodes]).mean()
+        losses = []
+        for observations, actions, to_go in episodes:
+            log_prob = policy(observations).log_softmax(1).gather(1, actions)[:, 0]
+            losses.append(-(log_prob * (to_go - baseline)).sum())
         rows = torch.stack([torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]) for loss in losses])
 
         advice = bw.rl.batch_size_advice(rows, min_batch_size=FEWEST, max_batch_size=MOST)
