@@ -31,8 +31,8 @@ from batchwright.planning.kappa import (
     kappa_table,
 )
 from batchwright.planning.log_normal import inverse, product
-from batchwright.planning.pilot_window import pilot_steps
 from batchwright.planning.measured_plan import PILOT
+from batchwright.planning.pilot_window import pilot_steps
 from batchwright.planning.random_effects import random_effects
 from batchwright.tasks.loading import load_task
 from batchwright.tasks.task import Task

@@ -52,7 +52,14 @@ def plan(
             show_default=False,
         ),
     ] = None,
-    budget_steps: Annotated[float, typer.Option("--budget-steps", help="Cost of measuring, in plain steps.")] = 300.0,
+    budget_steps: Annotated[
+        float | None,
+        typer.Option(
+            "--budget-steps",
+            help="Cost of measuring, in plain steps.",
+            show_default="300; with --tokens a tenth of the run, 300 to 1000",
+        ),
+    ] = None,
     budget_seconds: Annotated[
         float | None, typer.Option("--budget-seconds", help="Cost of measuring, in seconds.", show_default=False)
     ] = None,
@@ -117,11 +124,11 @@ def plan(
     loaded = load_task(task, data_root=data_root)
     check_task(loaded)
     if request is not None:
-        budget = Budget(plain_steps=budget_steps, seconds=budget_seconds)
         plan_for_tokens(
             loaded,
             request,
-            budget,
+            budget_steps,
+            budget_seconds,
             seed=seed,
             device=device,
             max_batch_size=max_batch_size,
@@ -134,7 +141,7 @@ def plan(
         found = make_plan(
             loaded,
             objective,
-            Budget(plain_steps=budget_steps, seconds=budget_seconds),
+            Budget(plain_steps=300.0 if budget_steps is None else budget_steps, seconds=budget_seconds),
             calibrate=calibrate,
             seed=seed,
             device=device,

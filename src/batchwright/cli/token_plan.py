@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from batchwright.cli.output import console, number, print_json, progress_bar
+from batchwright.cli.output import console, interval_text, number, print_json, progress_bar
 
 WAY_OUT = "such as 10M, 1.3B, 500k or 250000"
 
@@ -112,7 +112,8 @@ def _count(name: str, text: str) -> int:
 def plan_for_tokens(
     task: Any,
     request: TokenRequest,
-    budget: Any,
+    budget_steps: float | None,
+    budget_seconds: float | None,
     *,
     seed: int,
     device: str,
@@ -121,14 +122,17 @@ def plan_for_tokens(
     as_json: bool,
 ) -> None:
     """Measure, decide, write and show."""
+    from batchwright.planning.budget import Budget
     from batchwright.planning.planner import plan
+    from batchwright.planning.token_planner import default_budget
 
+    steps = default_budget(task, request.tokens).plain_steps if budget_steps is None else budget_steps
     with progress_bar() as bar:
         line = bar.add_task("measuring", total=None, note="")
         found = plan(
             task,
             tokens=request.tokens,
-            budget=budget,
+            budget=Budget(plain_steps=steps, seconds=budget_seconds),
             base=request.base(task),
             restart_at=request.restart_at,
             seed=seed,
@@ -160,13 +164,8 @@ def _print(plan: Any, path: Path | None) -> None:
         ("base batch size", f"{base.batch_size:,}", "base_batch_size"),
         ("base step size", number(base.lr), "base_lr"),
         ("base tokens", f"{base.tokens:,.0f}", ""),
-        ("L (smoothness)", number(plan.constants.smoothness.value), "smoothness"),
-        ("mu", number(plan.constants.mu.value), "mu"),
-        ("rho", number(plan.constants.rho.value), "rho"),
-        ("sigma of a token", number(plan.intervals["sigma"].value), "sigma"),
-        ("regime", plan.regime.name or "not settled", "regime"),
         ("optimizer", "scion", "optimizer"),
-        ("tokens", f"{plan.tokens:,}", "tokens"),
+        ("tokens of an example", f"{plan.sequence_length:,}", "tokens"),
     ]
     for name, value, key in rows:
         interval = plan.intervals.get(key)
@@ -174,6 +173,13 @@ def _print(plan: Any, path: Path | None) -> None:
         ends = f"{number(interval.low)} to {number(interval.high)}" if known else ""
         table.add_row(name, value, ends, plan.reasons.get(key, plan.base_source))
     screen.print(table)
+    screen.print(f"Regime: {plan.reasons['regime']}.")
+    names = {"smoothness": "L", "mu": "mu", "rho": "rho", "sigma": "sigma of a token"}
+    told = "; ".join(f"{name} {interval_text(plan.intervals[key])}" for key, name in names.items())
+    screen.print(
+        f"Constants, along {plan.constants.num_steps} steps at the base settings, in the norm whose unit ball is that of "
+        f"the step: {told}."
+    )
     if len(plan.stages) > 1:
         for stage in plan.stages:
             screen.print(
@@ -183,8 +189,8 @@ def _print(plan: Any, path: Path | None) -> None:
         "How sure: the intervals of batch size, step size and steps hold what the short runs do not tell apart and both rules of the "
         "paper (2/3 and 1/2 in the exponent); those of the constants and of the regime the scatter along the pilot."
         if plan.tried
-        else "How sure: the intervals of batch size, step size and steps hold both rules of the paper (2/3 and 1/2 in the exponent)
-        and " "take the base as given; those of the constants and of the regime the scatter along the pilot."
+        else "How sure: the intervals of batch size, step size and steps hold both rules of the paper (2/3 and 1/2 in the "
+        "exponent) and take the base as given; those of the constants and of the regime the scatter along the pilot."
     )
     cost = plan.cost
     parts = ", ".join(f"{name} {value:.0f}" for name, value in cost.parts.items())

@@ -21,8 +21,8 @@ TOLERANCE = 0.02
 LR_STEP, BATCH_STEP = 2.0, 4
 # At most so many step sizes at one batch size.
 MAX_LADDER = 7
-# Short runs that the search makes as a rule, at the default batch size and below it, where a step is mostly overhead.
-USUAL_RUNS = 9
+# What the search costs as a rule, in runs at the default batch size: ten runs, of which the small batches are mostly overhead.
+USUAL_RUNS = 14
 # No batch is tried below this part of the default.
 SMALLEST = 16
 

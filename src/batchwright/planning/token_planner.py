@@ -42,6 +42,8 @@ FIRST_LR = 5e-4
 MOMENTUM = 0.9  # the paper's alpha of 0.1
 # From here on batch sizes are multiples of 8.
 ROUND_FROM = 64
+# Measuring may cost this part of the run's tokens, within two bounds in plain steps.
+SHARE, LEAST, MOST = 0.1, 300.0, 1000.0
 
 
 def plan_tokens(
@@ -66,7 +68,8 @@ def plan_tokens(
         task: The training job. Its Scion is taken; where its optimizer is another, Scion with the radii of `optim.build.RADII` by
             the groups of `param_groups` and a momentum of 0.9.
         tokens: Of the whole run. An example has the task's ``sequence_length``, one without it counts one.
-        budget: What measuring may cost; 300 plain steps where left out. A plain step here is one of Scion at the default batch size.
+        budget: What measuring may cost; where left out a tenth of the run at the default batch size, within 300 and 1000 plain steps.
+            A plain step here is one of Scion at the default batch size.
         base: Settings tuned at a budget of their own; found by short runs where left out.
         restart_at: Totals of tokens, rising and below ``tokens``, at which the run would first have ended: it begins with the settings
             for the first and takes those of the next total at each (the restarted schedule).
@@ -114,7 +117,13 @@ def plan_tokens(
         device=resolve_device(device),
         say=on_progress or (lambda _: None),
     )
-    return planner.go(budget or Budget(), base)
+    return planner.go(budget or default_budget(task, tokens), base)
+
+
+def default_budget(task: Task, tokens: int) -> Budget:
+    """A tenth of the run's steps at the task's default batch size, within 300 and 1000: a longer run deserves a nearer base."""
+    steps = tokens / (task.batch_size * (task.sequence_length or 1))
+    return Budget(plain_steps=min(max(SHARE * steps, LEAST), MOST))
 
 
 def scion_of(task: Task) -> OptimizerSpec:
@@ -202,8 +211,9 @@ class _TokenPlanner:
         self, spec: OptimizerSpec, batch_size: int, num_gradients: int
     ) -> tuple[ConditionalGradientConstants, float]:
         """The constants along a pilot at the base settings, and the largest norm at its start as a part of the ball."""
-        # Half of the steps are looked at, with two gradients more each: two gradients a step on average.
-        num_steps = max(40, num_gradients // 2)
+        # Two thirds of the steps are looked at, with two gradients more each. A batch smaller than the default is not so much cheaper.
+        affordable = num_gradients / (0.5 + 0.5 * batch_size / self.task.batch_size)
+        num_steps = max(60, int(affordable * 3 / 7))
         random_state = RandomState.capture()
         try:
             torch.manual_seed(self.seed)
@@ -220,7 +230,7 @@ class _TokenPlanner:
                 self.task.loss,
                 optimizer,
                 batches,
-                last=num_steps // 2,
+                last=num_steps * 2 // 3,
                 norms=ball_norms(model, optimizer),
             )
         finally:
@@ -289,9 +299,7 @@ class _TokenPlanner:
             regime=regime,
             tried=found.tried if found else (),
             intervals=intervals,
-            reasons=reasons_of(
-                self.task, spec, base, found, stages, micro, ceiling.max_micro_batch_size, regime, constants
-            ),
+            reasons=reasons_of(self.task, spec, base, found, stages, micro, ceiling.max_micro_batch_size, regime),
             cost=cost,
             warnings=warnings_of(self.task, base, found, self.totals, start_norm, stages, self.limit)
             + tuple(ceiling.warnings),

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from batchwright.measure.conditional_gradient import ConditionalGradientConstants
 from batchwright.optim.build import RADII
 from batchwright.planning.token_base import TOLERANCE, FoundBase
 from batchwright.planning.token_budget import TokenBudget
@@ -23,13 +22,11 @@ def reasons_of(
     micro_batch_size: int,
     max_micro_batch_size: int,
     regime: TokenRegime,
-    constants: ConditionalGradientConstants,
 ) -> dict[str, str]:
     """One sentence for each decision and measurement, by its name."""
     first = stages[0]
     ratio = first.tokens / base.tokens
     where = f"the base of {base.tokens:,.0f} tokens"
-    run = f"{constants.num_steps} steps at the base settings, in the norm of the step's ball"
     source = (
         f"the largest of the batch sizes tried whose loss after {found.num_examples:,} examples is within {TOLERANCE:.0%} of the "
         f"best gain; {len(found.tried)} short runs"
@@ -51,10 +48,10 @@ def reasons_of(
         "base_lr": f"the best of the step sizes tried there, a factor of 2 apart ({found.num_examples:,} examples each)"
         if found
         else source,
-        "smoothness": f"change of a batch's gradient over the way of a step; {run}",
-        "mu": f"slope of the gradient's dual norm over the loss; {run}",
-        "rho": f"dual over Euclidean norm of the gradient noise; {run}",
-        "sigma": f"root of the gradient variance of one token; {run}",
+        "smoothness": "change of a batch's gradient over the way of a step",
+        "mu": "slope of the gradient's dual norm over the loss along the run",
+        "rho": "dual over Euclidean norm of the gradient noise",
+        "sigma": "root of the gradient variance of one token",
         "regime": regime.told,
         "optimizer": _optimizer_reason(task, spec),
         "tokens": f"an example has {task.sequence_length} tokens"
@@ -96,15 +93,13 @@ def warnings_of(
     passes = totals[-1] / (length * task.num_train)
     if passes > 1:
         told.append(
-            f"the budget is {passes:.3g} passes over the {task.num_train:,} training examples; the rule counts fresh tokens, so "
-            "the loss "
-            "on held-out data may rise before its end"
+            f"the budget is {passes:.3g} passes over the {task.num_train:,} training examples; the rule counts fresh tokens, "
+            "so the loss on held-out data may rise before its end"
         )
     if start_norm > 0.5:
         told.append(
-            f"the model starts at {start_norm:.2f} of the ball's radius; the bound asks for at most a "
-            "half (batchwright.optim.Scion.init, or "
-            "larger radii)"
+            f"the model starts at {start_norm:.2f} of the ball's radius; the bound asks for at most a half "
+            "(batchwright.optim.Scion.init, or larger radii)"
         )
     if stages[-1].batch_size >= limit:
         told.append(f"the batch size is held at {limit}, the most allowed; the step size follows what is taken")
