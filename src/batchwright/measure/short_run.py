@@ -137,10 +137,8 @@ def excess_loss(run: ShortRun, other: ShortRun) -> Interval:
 def block_means(values: Sequence[float] | Array, least: int) -> Array:
     """Means over at most twelve blocks of neighbours, each of a multiple of ``least`` values, from the end; one block at least."""
     data = np.asarray(values, dtype=np.float64)
-    size = max(1, -(-len(data) // NUM_BLOCKS // least)) * least
-    while len(data) // size > NUM_BLOCKS:
-        size += least
-    count = len(data) // size
+    size = max(1, len(data) // NUM_BLOCKS // least) * least
+    count = min(len(data) // size, NUM_BLOCKS)
     if count == 0:
         return np.array([data.mean()])
     return np.asarray(data[len(data) - count * size :].reshape(count, size).mean(1))
