@@ -59,6 +59,15 @@ def test_the_end_is_the_last_third_of_the_examples():
     assert run.seconds == pytest.approx(3.0)
 
 
+def test_a_run_holds_the_run_of_a_smaller_budget():
+    spec = bw.OptimizerSpec(lr=1e-4, momentum=0.5)
+    quadratic = task(loss=lambda model, batch: model(batch[0]).squeeze(1).square())
+    whole = short_run(quadratic, spec, batch_size=4, num_examples=48, seed=2)
+    part = short_run(quadratic, spec, batch_size=4, num_examples=20, seed=2)
+    assert whole.prefix(20).losses == part.losses
+    assert whole.prefix(20).num_examples == part.num_examples == 20
+
+
 def test_the_excess_of_a_constant_is_that_constant_and_sure():
     base = np.random.default_rng(0).normal(size=120)
     found = excess_loss(run_of(base + 0.25, 2), run_of(base, 2))

@@ -1,4 +1,4 @@
-"""A plan for a budget of tokens: the closed form of the transfer, a search that finds what a full grid finds, and a run that follows it."""
+"""A plan for a budget of tokens: the closed form, a search that finds what a full grid finds, and a run that follows the plan."""
 
 import json
 import math
@@ -11,9 +11,10 @@ from torch.utils.data import TensorDataset
 import batchwright as bw
 from batchwright.core.errors import InputError, NotEnoughEvidenceError, RecordError
 from batchwright.core.records import read_records
+from batchwright.core.statistics import Interval
 from batchwright.measure.short_run import short_run
-from batchwright.planning import TokenPlan, load_plan, token_budget
-from batchwright.planning.token_base import find_base
+from batchwright.planning import TokenPlan, load_plan, token_budget, token_planner
+from batchwright.planning.token_base import FoundBase, find_base
 from batchwright.planning.token_planner import default_budget, scion_of
 
 EUCLIDEAN = {"overrides": {"*": "euclidean"}, "radii": {"default": 2.0, "vector": 2.0}, "scaled": False}
@@ -105,7 +106,7 @@ def test_the_constants_are_those_of_the_ball_and_the_regime_follows():
     assert 0 < k.smoothness.value <= 4 / 0.3 * 1.001
     quiet = plan(valley(noise=0.02), max_batch_size=20_000, tokens=2_000_000, base=base(batch_size=1000))
     assert quiet.constants.sigma.low <= 0.02 <= quiet.constants.sigma.high
-    assert 0 < quiet.constants.mu.value
+    assert quiet.constants.mu.value > 0
     # (mu rho sigma / L)^2 is far below a batch of thousands, and so is (T mu rho sigma / L)^(2/3).
     assert quiet.batch_size > quiet.regime.steps_threshold.high
     assert quiet.regime.name == "steps"
@@ -138,6 +139,51 @@ def test_the_search_finds_the_best_of_a_full_grid():
         ).num_examples
         for each in found.tried
     )
+
+
+def test_how_the_step_size_moves_is_read_off_runs_of_a_quarter():
+    """A run at a constant step size holds the shorter ones: fresh runs of a quarter of the examples give the same best."""
+    task = valley(noise=1.0)
+    found = find_base(task, scion_of(task), num_examples=800, max_batch_size=800)
+    ladder = [each.lr for each in found.tried if each.batch_size == found.batch_size]
+    early = {}
+    for lr in ladder:
+        each = bw.OptimizerSpec(name="scion", lr=lr, momentum=0.9, options=EUCLIDEAN)
+        early[lr] = short_run(task, each, batch_size=found.batch_size, num_examples=200).end_loss
+    best = min(early, key=lambda lr: early[lr])
+    assert found.lr_exponent == pytest.approx(math.log(found.lr / best) / math.log(4))
+    assert found.follows_rule == (found.lr_exponent <= -0.5)
+
+
+def test_a_base_that_does_not_follow_the_rule_yet_is_said_and_widens_the_step_size(monkeypatch):
+    def found_base(lr_exponent: float) -> FoundBase:
+        return FoundBase(
+            batch_size=8,
+            lr=1e-4,
+            batch_sizes=Interval(value=8.0, low=4.0, high=16.0),
+            lrs=Interval(value=1e-4, low=5e-5, high=2e-4),
+            num_examples=1000,
+            lr_exponent=lr_exponent,
+            tried=(),
+            seconds=1.0,
+            total_examples=5000,
+        )
+
+    monkeypatch.setattr(token_planner, "find_base", lambda *_, **__: found_base(-1.0))
+    sound = plan(base=None)
+    assert not any("too small" in warning for warning in sound.warnings)
+    # 64 times the tokens: times 1/4 by the BST rule, 1/8 by the square-root rule.
+    assert (sound.lr, sound.intervals["lr"].low) == pytest.approx((1e-4 / 4, 5e-5 / 8))
+    assert sound.intervals["lr"].high == pytest.approx(2e-4 / 4)
+    assert (sound.intervals["batch_size"].low, sound.intervals["batch_size"].high) == pytest.approx((32.0, 256.0))
+    monkeypatch.setattr(token_planner, "find_base", lambda *_, **__: found_base(-0.25))
+    early = plan(base=None)
+    assert any("the step size is likely too small" in warning and "power -0.2" in warning for warning in early.warnings)
+    # The upper end goes on as along the short runs: times 16 for the batch, times 64^-0.25; 1 over 500 steps is no bound here.
+    assert early.lr == sound.lr
+    assert early.intervals["lr"].high == pytest.approx(2e-4 * 16 * 64**-0.25)
+    monkeypatch.setattr(token_planner, "find_base", lambda *_, **__: found_base(1.0))
+    assert plan(base=None).intervals["lr"].high == pytest.approx(1 / 500)
 
 
 def test_step_sizes_that_are_not_told_apart_are_not_enough_evidence():

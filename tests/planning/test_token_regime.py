@@ -15,7 +15,10 @@ def near(value: float, factor: float = 1.0) -> Interval:
     return Interval(value=value, low=value / factor, high=value * factor)
 
 
-def constants(*, smoothness=near(1.0), mu=near(1.0), rho=near(1.0), sigma=near(1.0)) -> ConditionalGradientConstants:
+ONE = near(1.0)
+
+
+def constants(*, smoothness=ONE, mu=ONE, rho=ONE, sigma=ONE) -> ConditionalGradientConstants:
     return ConditionalGradientConstants(
         smoothness=smoothness,
         smoothness_two_batches=smoothness,

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -55,6 +55,13 @@ class ShortRun:
     def end_loss(self) -> float:
         """Mean loss of the last third of the examples; ``inf`` for a run that blew up."""
         return float(self.end_losses().mean()) if self.finite else math.inf
+
+    def prefix(self, num_examples: int) -> "ShortRun":
+        """The same run for a smaller budget: at a constant learning rate it is the beginning of this one."""
+        count = min(len(self.losses), max(1, num_examples // self.batch_size))
+        return replace(
+            self, losses=self.losses[:count], step_times=self.step_times[:count], num_examples=count * self.batch_size
+        )
 
     def end_losses(self) -> Array:
         """The loss at each of the last third of the examples: that of the step which saw it."""

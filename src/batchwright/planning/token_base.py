@@ -23,6 +23,10 @@ LR_STEP, BATCH_STEP = 2.0, 4
 MAX_LADDER = 7
 # What the search costs as a rule, in runs at the default batch size: ten runs, of which the small batches are mostly overhead.
 USUAL_RUNS = 14
+# The best step size is looked up at this part of each run too.
+EARLY = 4
+# The rule's exponent is -1; halved, for the factors of 2 between the step sizes.
+FALLING = -0.5
 # No batch is tried below this part of the default.
 SMALLEST = 16
 
@@ -54,6 +58,8 @@ class FoundBase:
         batch_sizes: Its interval: the sizes tried that are not surely worse than the tolerance, and the way to the next ones.
         lrs: The same for the step size.
         num_examples: Of each run.
+        lr_exponent: ``a`` of the best step size at ``batch_size``, which goes as ``examples^a`` from a quarter of each run to its end;
+            the rule has -1. The step sizes are a factor of 2 apart, so it is good to about a half.
         tried: All runs.
         seconds: Of all runs.
         total_examples: Of all runs.
@@ -64,9 +70,15 @@ class FoundBase:
     batch_sizes: Interval
     lrs: Interval
     num_examples: int
+    lr_exponent: float
     tried: tuple[TriedSetting, ...]
     seconds: float
     total_examples: int
+
+    @property
+    def follows_rule(self) -> bool:
+        """Whether the best step size fell along the runs, as the rule has it; early in training it does not yet."""
+        return self.lr_exponent <= FALLING
 
 
 def find_base(
@@ -127,6 +139,7 @@ class _Search:
             batch_sizes=self.sizes_kept(size, min(best, chosen, key=lambda run: run.end_loss), allowed),
             lrs=self.lrs_kept(size, lr),
             num_examples=self.num_examples,
+            lr_exponent=self.lr_exponent(size, lr),
             tried=tuple(
                 TriedSetting(
                     batch_size=run.batch_size, lr=run.lr, end_loss=run.end_loss, excess=excess_loss(run, chosen)
@@ -182,6 +195,12 @@ class _Search:
                 ladder.append(high * LR_STEP)
             else:
                 ladder.append(low / LR_STEP)
+
+    def lr_exponent(self, size: int, lr: float) -> float:
+        """How the best step size moves with the budget: runs at a constant one hold the runs of smaller budgets."""
+        ladder = {each: run for (number, each), run in self.runs.items() if number == size}
+        early = min(ladder, key=lambda each: ladder[each].prefix(self.num_examples // EARLY).end_loss)
+        return math.log(lr / early) / math.log(EARLY)
 
     @staticmethod
     def worse(run: ShortRun, best: ShortRun, by: float = 0.0) -> bool:

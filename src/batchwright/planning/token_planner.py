@@ -326,13 +326,16 @@ class _TokenPlanner:
         )
         examples = tokens / self.length
         steps = examples / now.batch_size
+        lr_high = max(lrs.high * shrinks[1], now.lr)
+        if found is not None and not found.follows_rule:
+            # As the step size moved along the short runs, but no farther than where its multiple of the steps is 1 (T3.3: 0.5 to 2).
+            trend = lrs.high * now.batch_size / base.batch_size * ratio**found.lr_exponent
+            lr_high = max(lr_high, min(trend, 1 / steps))
         return {
             "base_batch_size": sizes,
             "base_lr": lrs,
             "batch_size": wanted,
-            "lr": Interval(
-                value=now.lr, low=min(lrs.low * shrinks[0], now.lr), high=max(lrs.high * shrinks[1], now.lr)
-            ),
+            "lr": Interval(value=now.lr, low=min(lrs.low * shrinks[0], now.lr), high=lr_high),
             "num_steps": Interval(value=steps, low=examples / wanted.high, high=examples / wanted.low),
         }
 

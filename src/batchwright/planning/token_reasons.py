@@ -89,6 +89,12 @@ def warnings_of(
         told.append(
             f"the settings are carried over a factor of {ratio:.3g} in tokens; the paper did it over 8. For a nearer base {way_out}"
         )
+    if found is not None and not found.follows_rule and ratio > 1:
+        told.append(
+            "the step size is likely too small: from a quarter of the short runs to their end the best one went as tokens to the "
+            f"power {found.lr_exponent:+.1f}, where the rule has -1. So the runs are too short for the rule; the interval reaches as "
+            "far as that trend. Raise --budget-steps, or give a base from a longer run"
+        )
     length = task.sequence_length or 1
     passes = totals[-1] / (length * task.num_train)
     if passes > 1:
