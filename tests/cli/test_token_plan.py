@@ -100,8 +100,8 @@ def test_a_plan_is_shown_written_and_trained(capsys, file, tmp_path):
         assert words in " ".join(shown.split()), words
     assert run(["train", f"{file}:make_task", "--plan", str(out), "--out", str(tmp_path / "run"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)["result"]
-    # 8 times the tokens: the batch times 4; 2000 examples.
-    assert (result["batch_size"], result["num_steps"], result["num_examples"]) == (32, 63, 2000)
+    # 8 times the tokens: the batch times 4; 2000 examples, and the last step is whole.
+    assert (result["batch_size"], result["num_steps"], result["num_examples"]) == (32, 63, 63 * 32)
     assert result["reason"] == "limit"
 
 

@@ -164,26 +164,33 @@ def test_a_base_that_does_not_follow_the_rule_yet_is_said_and_widens_the_step_si
             lrs=Interval(value=1e-4, low=5e-5, high=2e-4),
             num_examples=1000,
             lr_exponent=lr_exponent,
+            pilot_batch_size=8,
+            pilot_lr=1e-4,
             tried=(),
             seconds=1.0,
             total_examples=5000,
         )
 
     monkeypatch.setattr(token_planner, "find_base", lambda *_, **__: found_base(-1.0))
-    sound = plan(base=None)
+    sound = plan(base=None, tokens=8000)
     assert not any("too small" in warning for warning in sound.warnings)
-    # 64 times the tokens: times 1/4 by the BST rule, 1/8 by the square-root rule.
-    assert (sound.lr, sound.intervals["lr"].low) == pytest.approx((1e-4 / 4, 5e-5 / 8))
-    assert sound.intervals["lr"].high == pytest.approx(2e-4 / 4)
-    assert (sound.intervals["batch_size"].low, sound.intervals["batch_size"].high) == pytest.approx((32.0, 256.0))
+    # 8 times the tokens: times 1/2 by the BST rule, 8^-1/2 by the square-root rule.
+    assert (sound.lr, sound.intervals["lr"].low) == pytest.approx((1e-4 / 2, 5e-5 / 8**0.5))
+    assert sound.intervals["lr"].high == pytest.approx(2e-4 / 2)
+    assert (sound.intervals["batch_size"].low, sound.intervals["batch_size"].high) == pytest.approx((4 * 8**0.5, 64.0))
     monkeypatch.setattr(token_planner, "find_base", lambda *_, **__: found_base(-0.25))
-    early = plan(base=None)
+    early = plan(base=None, tokens=8000)
     assert any("the step size is likely too small" in warning and "power -0.2" in warning for warning in early.warnings)
-    # The upper end goes on as along the short runs: times 16 for the batch, times 64^-0.25; 1 over 500 steps is no bound here.
+    # The upper end goes on as along the short runs: times 4 for the batch, times 8^-0.25; 1 over 250 steps is no bound here.
     assert early.lr == sound.lr
-    assert early.intervals["lr"].high == pytest.approx(2e-4 * 16 * 64**-0.25)
+    assert early.intervals["lr"].high == pytest.approx(2e-4 * 4 * 8**-0.25)
     monkeypatch.setattr(token_planner, "find_base", lambda *_, **__: found_base(1.0))
-    assert plan(base=None).intervals["lr"].high == pytest.approx(1 / 500)
+    assert plan(base=None, tokens=8000).intervals["lr"].high == pytest.approx(1 / 250)
+    # Far from the base the end alone is known.
+    monkeypatch.setattr(token_planner, "find_base", lambda *_, **__: found_base(-1.0))
+    far = plan(base=None, tokens=64_000)
+    assert far.intervals["lr"].high == pytest.approx(1 / 500)
+    assert any("from runs that short the step size comes out too small" in warning for warning in far.warnings)
 
 
 def test_step_sizes_that_are_not_told_apart_are_not_enough_evidence():

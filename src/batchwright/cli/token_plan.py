@@ -177,8 +177,8 @@ def _print(plan: Any, path: Path | None) -> None:
     names = {"smoothness": "L", "mu": "mu", "rho": "rho", "sigma": "sigma of a token"}
     told = "; ".join(f"{name} {interval_text(plan.intervals[key])}" for key, name in names.items())
     screen.print(
-        f"Constants, along {plan.constants.num_steps} steps at the base settings, in the norm whose unit ball is that of "
-        f"the step: {told}."
+        f"Constants, along {plan.constants.num_steps} steps at batch size {plan.constants.batch_size}, in the norm whose unit ball is "
+        f"that of the step: {told}."
     )
     if len(plan.stages) > 1:
         for stage in plan.stages:

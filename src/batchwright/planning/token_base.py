@@ -60,6 +60,8 @@ class FoundBase:
         num_examples: Of each run.
         lr_exponent: ``a`` of the best step size at ``batch_size``, which goes as ``examples^a`` from a quarter of each run to its end;
             the rule has -1. The step sizes are a factor of 2 apart, so it is good to about a half.
+        pilot_batch_size: The default batch size, at which the constants are measured: at a small base most of a gradient is noise.
+        pilot_lr: The best step size tried there.
         tried: All runs.
         seconds: Of all runs.
         total_examples: Of all runs.
@@ -71,6 +73,8 @@ class FoundBase:
     lrs: Interval
     num_examples: int
     lr_exponent: float
+    pilot_batch_size: int
+    pilot_lr: float
     tried: tuple[TriedSetting, ...]
     seconds: float
     total_examples: int
@@ -118,7 +122,7 @@ class _Search:
         # Twelve steps at least, or a run says nothing about the way down.
         largest = min(self.max_batch_size, max(1, self.num_examples // 12))
         size = default = min(self.task.batch_size, largest)
-        lr = self.climb(size, self.spec.lr, surely=False)
+        lr = default_lr = self.climb(size, self.spec.lr, surely=False)
         while size // BATCH_STEP >= max(1, default // SMALLEST):
             if self.run(size // BATCH_STEP, lr).end_loss >= self.run(size, lr).end_loss:
                 break
@@ -140,6 +144,8 @@ class _Search:
             lrs=self.lrs_kept(size, lr),
             num_examples=self.num_examples,
             lr_exponent=self.lr_exponent(size, lr),
+            pilot_batch_size=default,
+            pilot_lr=default_lr,
             tried=tuple(
                 TriedSetting(
                     batch_size=run.batch_size, lr=run.lr, end_loss=run.end_loss, excess=excess_loss(run, chosen)

@@ -55,7 +55,7 @@ class TokenPlan:
         max_batch_size: No stage has more.
         base: The settings that the rule starts from.
         base_source: Where they come from: ``given`` or ``measured``.
-        constants: Measured at the base settings, in the norm of the ball of the step.
+        constants: Measured at a given base, or at the default batch size, in the norm of the ball of the step.
         regime: Of the run as planned, at its total.
         tried: The short runs behind a measured base.
         intervals: ``batch_size``, ``lr``, ``num_steps``, ``base_batch_size``, ``base_lr``, ``smoothness``, ``mu``, ``rho``, ``sigma``,

@@ -31,7 +31,7 @@ from batchwright.planning.plan import Cost
 from batchwright.planning.token_base import USUAL_RUNS, FoundBase, find_base
 from batchwright.planning.token_budget import TokenBudget, token_budget
 from batchwright.planning.token_plan import Stage, TokenPlan
-from batchwright.planning.token_reasons import reasons_of, warnings_of
+from batchwright.planning.token_reasons import TRUSTED_RATIO, reasons_of, warnings_of
 from batchwright.planning.token_regime import token_regime
 from batchwright.tasks.task import OptimizerSpec, Task
 
@@ -194,10 +194,13 @@ class _TokenPlanner:
         spec = replace(self.spec, lr=base.lr)
         self.say("constants")
         start = time.perf_counter()
-        constants, start_norm = self.constants(spec, base.batch_size, int(CONSTANTS * steps))
+        pilot_spec, pilot_size = spec, base.batch_size
+        if found is not None:
+            pilot_spec, pilot_size = replace(spec, lr=found.pilot_lr), found.pilot_batch_size
+        constants, start_norm = self.constants(pilot_spec, pilot_size, int(CONSTANTS * steps))
         spent = time.perf_counter() - start
         parts["constants"] = spent / unit
-        examples, seconds = examples + constants.num_gradients * base.batch_size, seconds + spent
+        examples, seconds = examples + constants.num_gradients * pilot_size, seconds + spent
         self.say("memory")
         start = time.perf_counter()
         ceiling = self.memory(spec)
@@ -210,7 +213,7 @@ class _TokenPlanner:
     def constants(
         self, spec: OptimizerSpec, batch_size: int, num_gradients: int
     ) -> tuple[ConditionalGradientConstants, float]:
-        """The constants along a pilot at the base settings, and the largest norm at its start as a part of the ball."""
+        """The constants along a pilot, and the largest norm at its start as a part of the ball."""
         # Two thirds of the steps are looked at, with two gradients more each. A batch smaller than the default is not so much cheaper.
         affordable = num_gradients / (0.5 + 0.5 * batch_size / self.task.batch_size)
         num_steps = max(60, int(affordable * 3 / 7))
@@ -327,8 +330,10 @@ class _TokenPlanner:
         examples = tokens / self.length
         steps = examples / now.batch_size
         lr_high = max(lrs.high * shrinks[1], now.lr)
-        if found is not None and not found.follows_rule:
-            # As the step size moved along the short runs, but no farther than where its multiple of the steps is 1 (T3.3: 0.5 to 2).
+        if ratio > TRUSTED_RATIO:
+            # Far from the base only the end is known: the best step size times the steps was 0.5 to 2 in T3.3, 1.8 in the paper's runs.
+            lr_high = max(lr_high, 1 / steps)
+        elif found is not None and not found.follows_rule:
             trend = lrs.high * now.batch_size / base.batch_size * ratio**found.lr_exponent
             lr_high = max(lr_high, min(trend, 1 / steps))
         return {

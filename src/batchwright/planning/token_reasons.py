@@ -87,7 +87,13 @@ def warnings_of(
     if not 1 / TRUSTED_RATIO <= ratio <= TRUSTED_RATIO:
         way_out = "raise --budget-steps" if found else "tune nearer to it"
         told.append(
-            f"the settings are carried over a factor of {ratio:.3g} in tokens; the paper did it over 8. For a nearer base {way_out}"
+            f"the settings are carried over a factor of {ratio:.3g} in tokens; the paper did it over 8"
+            + (
+                ""
+                if ratio < 1
+                else ", and from runs that short the step size comes out too small (docs/token_budget.md)"
+            )
+            + f". For a nearer base {way_out}"
         )
     if found is not None and not found.follows_rule and ratio > 1:
         told.append(
