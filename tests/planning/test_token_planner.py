@@ -102,10 +102,11 @@ def test_the_constants_are_those_of_the_ball_and_the_regime_follows():
     noisy = plan(valley(noise=100.0), budget=bw.Budget(plain_steps=300))
     k = noisy.constants
     assert k.rho.value == pytest.approx(2.0, rel=1e-4)
-    assert k.sigma.low <= 100.0 <= k.sigma.high
+    # 40 differences in 8 dimensions: the root of their mean square is good to 1/sqrt(2 * 40 * 8) of itself; four of these.
+    assert k.sigma.value == pytest.approx(100.0, rel=4 / (2 * 40 * 8) ** 0.5)
     assert 0 < k.smoothness.value <= 4 / 0.3 * 1.001
     quiet = plan(valley(noise=0.02), max_batch_size=20_000, tokens=2_000_000, base=base(batch_size=1000))
-    assert quiet.constants.sigma.low <= 0.02 <= quiet.constants.sigma.high
+    assert quiet.constants.sigma.value == pytest.approx(0.02, rel=4 / (2 * 40 * 8) ** 0.5)
     assert quiet.constants.mu.value > 0
     # (mu rho sigma / L)^2 is far below a batch of thousands, and so is (T mu rho sigma / L)^(2/3).
     assert quiet.batch_size > quiet.regime.steps_threshold.high

@@ -237,7 +237,7 @@ class Muon(Optimizer):
             state.pop("polar_smallest", None)
             return float(group["smallest"])
         if "polar_smallest" not in state or state["spectrum_age"] >= every:
-            route = PolarOptions(route=group["route"]).route_for(*matrix.shape, matrix.device)
+            route = PolarOptions(route=group["route"]).route_for(matrix.shape[0], matrix.shape[1], matrix.device)
             found = measure_spectrum(matrix, share=group["spectrum_share"], route=route)
             state["polar_smallest"] = group["smallest"] if found is None else found.smallest
             # What has no spectrum yet is looked at again in the next step.
