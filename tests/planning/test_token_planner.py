@@ -117,14 +117,14 @@ def test_the_search_finds_the_best_of_a_full_grid():
     """Every setting of the grid on which it walks, tried one by one: none ends surely below what was taken, but for the tolerance."""
     task = valley(noise=1.0)
     spec = scion_of(task)
-    found = find_base(task, spec, num_examples=800, max_batch_size=800)
+    found = find_base(task, spec, num_examples=400, max_batch_size=400)
     runs = {}
-    for size in (1, 2, 8, 32):
-        for power in range(-5, 6):
+    for size in (2, 8, 32):
+        for power in range(-4, 6):
             lr = 0.02 * 2.0**power
             if lr <= 1:
                 each = bw.OptimizerSpec(name="scion", lr=lr, momentum=0.9, options=EUCLIDEAN)
-                runs[size, lr] = short_run(task, each, batch_size=size, num_examples=800)
+                runs[size, lr] = short_run(task, each, batch_size=size, num_examples=400)
     best = min(run.end_loss for run in runs.values())
     taken = runs[found.batch_size, found.lr]
     gain = taken.losses[0] - best
@@ -136,7 +136,7 @@ def test_the_search_finds_the_best_of_a_full_grid():
             task,
             bw.OptimizerSpec(name="scion", lr=each.lr, momentum=0.9, options=EUCLIDEAN),
             batch_size=each.batch_size,
-            num_examples=800,
+            num_examples=400,
         ).num_examples
         for each in found.tried
     )
@@ -201,7 +201,7 @@ def test_step_sizes_that_are_not_told_apart_are_not_enough_evidence():
 
 
 def test_a_measured_base_says_so_and_holds_its_runs():
-    found = plan(valley(noise=1.0), base=None, budget=bw.Budget(plain_steps=600), tokens=20_000)
+    found = plan(valley(noise=1.0), base=None, budget=bw.Budget(plain_steps=400), tokens=20_000)
     assert found.base_source == "measured"
     assert set(found.cost.parts) == {"short runs", "constants", "memory"}
     assert len(found.tried) >= 4

@@ -59,7 +59,7 @@ def reasons_of(
         else "the task has no sequences: an example counts as one token",
     }
     if len(stages) > 1:
-        reasons["num_steps"] += f" in the first of {len(stages)} stages"
+        reasons["num_steps"] = ", ".join(f"{stage.num_steps:,} up to {stage.tokens:,} tokens" for stage in stages)
         reasons["stages"] = "at each total the settings of the next total, not of what remains (restarted Scion)"
     return reasons
 
