@@ -276,7 +276,9 @@ def test_a_restarted_run_takes_the_settings_of_each_stage(tmp_path):
         (first.batch_size, pytest.approx(first.lr)),
         (second.batch_size, pytest.approx(second.lr)),
     ]
-    assert sum(step["batch_size"] == first.batch_size for step in steps) == first.num_steps == 200
+    decisions = read_records(tmp_path / "run").of_kind("decision")
+    assert [(each["step"], each["num_examples"], each["batch_size"]) for each in decisions] == [(200, 4000, 80)]
+    assert (first.num_steps, second.num_steps) == (200, 350)
     assert run.num_steps == found.num_steps
 
 
