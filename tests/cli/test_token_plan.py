@@ -7,6 +7,8 @@ import pytest
 
 from batchwright.cli.app import run
 from batchwright.cli.token_plan import TokenRequest
+from batchwright.core.records import read_json
+from batchwright.report.plan_records import parse_plan
 
 TASK = """
 import torch
@@ -98,6 +100,9 @@ def test_a_plan_is_shown_written_and_trained(capsys, file, tmp_path):
         "in place of",
     ):
         assert words in " ".join(shown.split()), words
+    # A report knows the fields that both kinds of plan have.
+    record = parse_plan(read_json(out / "plan.json"), "plan.json")
+    assert (record.task, record.batch_size, record.intervals["batch_size"].value) == ("toy", 32, 32.0)
     assert run(["train", f"{file}:make_task", "--plan", str(out), "--out", str(tmp_path / "run"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)["result"]
     # 8 times the tokens: the batch times 4; 2000 examples, and the last step is whole.
@@ -113,7 +118,7 @@ def test_json_is_one_document_and_a_scion_task_brings_its_own_settings(capsys, f
     assert document["command"] == "plan"
     assert plan["base"] == {"batch_size": 16, "sequence_length": 4, "lr": 0.001, "tokens": 1000.0}
     assert [stage["tokens"] for stage in plan["stages"]] == [2000, 8000]
-    assert plan["regime"]["candidates"]
+    assert plan["token_regime"]["candidates"]
     assert {"batch_size", "lr", "mu", "noise_threshold"} <= set(plan["intervals"])
 
 

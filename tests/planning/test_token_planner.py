@@ -109,8 +109,8 @@ def test_the_constants_are_those_of_the_ball_and_the_regime_follows():
     assert quiet.constants.sigma.value == pytest.approx(0.02, rel=4 / (2 * 40 * 8) ** 0.5)
     assert quiet.constants.mu.value > 0
     # (mu rho sigma / L)^2 is far below a batch of thousands, and so is (T mu rho sigma / L)^(2/3).
-    assert quiet.batch_size > quiet.regime.steps_threshold.high
-    assert quiet.regime.name == "steps"
+    assert quiet.batch_size > quiet.token_regime.steps_threshold.high
+    assert quiet.token_regime.name == "steps"
 
 
 def test_the_search_finds_the_best_of_a_full_grid():

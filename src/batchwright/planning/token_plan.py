@@ -56,7 +56,7 @@ class TokenPlan:
         base: The settings that the rule starts from.
         base_source: Where they come from: ``given`` or ``measured``.
         constants: Measured at a given base, or at the default batch size, in the norm of the ball of the step.
-        regime: Of the run as planned, at its total.
+        token_regime: Of the run as planned, at its total.
         tried: The short runs behind a measured base.
         intervals: ``batch_size``, ``lr``, ``num_steps``, ``base_batch_size``, ``base_lr``, ``smoothness``, ``mu``, ``rho``, ``sigma``,
             ``noise_threshold`` and ``steps_threshold``.
@@ -84,7 +84,7 @@ class TokenPlan:
     base: TokenBudget
     base_source: str
     constants: ConditionalGradientConstants
-    regime: TokenRegime
+    token_regime: TokenRegime
     tried: tuple[TriedSetting, ...]
     intervals: Mapping[str, Interval]
     reasons: Mapping[str, str]

@@ -299,7 +299,7 @@ class _TokenPlanner:
             base=base,
             base_source="measured" if found else "given",
             constants=constants,
-            regime=regime,
+            token_regime=regime,
             tried=found.tried if found else (),
             intervals=intervals,
             reasons=reasons_of(self.task, spec, base, found, stages, micro, ceiling.max_micro_batch_size, regime),
