@@ -42,6 +42,7 @@ def run_study(
     resume: bool = False,
     num_workers: int | None = None,
     only: str = "",
+    options: Mapping[str, str] | None = None,
     on_cell: OnCell = lambda name, done, total: None,
 ) -> StudyRecord:
     """Run a study, or what is left of it, and write its records, figures and summary to ``out``.
@@ -56,13 +57,15 @@ def run_study(
         resume: Keep the cells that ``out`` already holds.
         num_workers: Processes; two at most by default, and 1 runs in this process.
         only: Runs the cells whose name holds this text, with those they go on from; all others stay open.
+        options: What the study is told beside these, by name; its own where left out.
         on_cell: Called with the name of a finished cell, how many are done, and how many there are.
 
     Returns:
         The summary; a cell that failed is told in it, and the rest of the study stands.
 
     Raises:
-        InputError: If the preset is unknown, no cell has ``only`` in its name, or ``out`` holds another study or one not to be resumed.
+        InputError: If the preset or an option is unknown, no cell has ``only`` in its name, or ``out`` holds another study or one not
+            to be resumed.
         OutputError: If ``out`` cannot be written.
     """
     presets = (*PRESETS, *study.more_presets)
@@ -71,10 +74,12 @@ def run_study(
     if preset in study.needs_data and data_root is None:
         raise InputError(f"--data-root must name the folder of real data for preset {preset} of {study.name}, got none")
     chosen = resolve_device(device)
+    told = {**study.options, **(options or {})}
+    study = study.configured(options or {}, data_root)
     cells = list(study.cells(preset, seed))
     wanted = _wanted(cells, only)
     make_folder(out)
-    identity = {"study": study.name, "preset": preset, "seed": seed}
+    identity = {"study": study.name, "preset": preset, "seed": seed, **({"options": told} if told else {})}
     earlier = _earlier(out, identity, resume)
     results = {line["name"]: line for line in earlier if line["name"] in {cell.name for cell in cells}}
     place = Place(folder=make_folder(out / STATE_FOLDER), device=chosen, data_root=data_root)

@@ -1,0 +1,168 @@
+"""How much of the study each preset does, and the cells that it makes."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from batchwright.core.errors import InputError
+from batchwright.studies.critical_batch import runs
+from batchwright.studies.study import Cell
+from batchwright.tasks.task import Task
+
+# A search at the task's own batch size may begin far off; one beside another begins where that ended.
+FAR, NEAR = 9, 5
+# The seed of a search is this one after those of the repeats.
+APART = 1000
+REFERENCE_FACTOR = 4.0
+RACE = "race"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preset:
+    """Sizes of everything.
+
+    Attributes:
+        factors: Batch sizes over the task's own; 1 is among them.
+        num_seeds: Repeats at each batch size.
+        judges: Most examples of an evaluation.
+        race_steps: Steps of the first optimizer whose value the others race to; 0 for no race.
+        race_search: Steps of the runs that choose the learning rate of the race.
+        race_every: Steps between two evaluations of the race.
+    """
+
+    factors: tuple[float, ...] = (1.0,)
+    num_seeds: int = 3
+    judges: int = 256
+    race_steps: int = 0
+    race_search: int = 0
+    race_every: int = 50
+
+
+PRESETS = {
+    "smoke": Preset(factors=(0.25, 1.0, 4.0), judges=128),
+    "laptop": Preset(factors=(0.25, 1.0, 4.0)),
+    "paper": Preset(factors=(0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0), num_seeds=5, judges=2048),
+    RACE: Preset(race_steps=2000, race_search=400),
+}
+
+
+def sizes_of(preset: Preset, task: Task) -> tuple[int, ...]:
+    """Batch sizes of a preset on a task, rising.
+
+    Raises:
+        InputError: If fewer than three are left, which do not tell a fit from its scatter.
+    """
+    wanted = {max(1, round(factor * task.batch_size)) for factor in preset.factors}
+    sizes = tuple(sorted(size for size in wanted if size <= task.num_train))
+    if not preset.race_steps and len(sizes) < 3:
+        raise InputError(
+            f"--task must have examples for 3 batch sizes, got {', '.join(map(str, sizes))} of {sorted(wanted)} with "
+            f"{task.num_train} training examples; lower its batch_size"
+        )
+    return sizes
+
+
+def search_names(optimizer: str, place: str, count: int) -> tuple[str, ...]:
+    """Names of the cells of one search."""
+    return tuple(f"{optimizer}/{place}/search-{number}" for number in range(count))
+
+
+def cells_of(preset: Preset, seed: int, *, optimizers: Sequence[str], task_name: str, task: Task) -> list[Cell]:
+    """The cells, of every optimizer the same; the first optimizer is the reference of the others."""
+    assert task.target is not None  # seen to by the study
+    common: dict[str, Any] = {"task": task_name, "target": asdict(task.target), "judges": preset.judges}
+    if preset.race_steps:
+        return _race(preset, seed, optimizers, task.batch_size, common)
+    return [
+        cell
+        for optimizer in optimizers
+        for cell in _sweep(preset, seed, optimizer, optimizers[0], sizes_of(preset, task), task.batch_size, common)
+    ]
+
+
+def _sweep(
+    preset: Preset,
+    seed: int,
+    optimizer: str,
+    reference: str,
+    sizes: Sequence[int],
+    base: int,
+    common: dict[str, Any],
+) -> list[Cell]:
+    found: list[Cell] = []
+    # Outward from the task's own size, so that each search begins where the one beside it ended.
+    for size in sorted(sizes, key=lambda each: (max(each / base, base / each), each)):
+        inner = None
+        if size != base:
+            inner = max((each for each in sizes if each < size), default=base) if size > base else None
+            inner = inner or min(each for each in sizes if each > size)
+        names = search_names(optimizer, f"batch-{size}", NEAR if inner or optimizer == reference else FAR)
+        arguments = {**common, "optimizer": optimizer, "batch_size": size}
+        extra: dict[str, Any] = {}
+        after: tuple[str, ...] = ()
+        if inner is not None:
+            after = search_names(optimizer, f"batch-{inner}", NEAR if inner != base or optimizer == reference else FAR)
+            extra = {"neighbour": after, "neighbour_size": inner}
+        elif optimizer != reference:
+            after = search_names(reference, f"batch-{size}", NEAR)
+            extra = {"reference": after, "reference_factor": REFERENCE_FACTOR, "coarse": True}
+        found += _search(names, {**arguments, **extra, "seed": seed + APART}, after)
+        found += [
+            Cell(
+                name=f"{optimizer}/batch-{size}/seed-{number}",
+                run=runs.repeat,
+                arguments={
+                    **arguments,
+                    "name": f"{optimizer}/batch-{size}/seed-{number}",
+                    "seed": seed + number,
+                    "found_by": names,
+                },
+                after=names,
+            )
+            for number in range(preset.num_seeds)
+        ]
+    return found
+
+
+def _race(preset: Preset, seed: int, optimizers: Sequence[str], size: int, common: dict[str, Any]) -> list[Cell]:
+    found: list[Cell] = []
+    references: tuple[str, ...] = ()
+    for optimizer in optimizers:
+        first = optimizer == optimizers[0]
+        names = search_names(optimizer, RACE, NEAR if first else FAR)
+        arguments = {**common, "optimizer": optimizer, "batch_size": size}
+        extra = {"num_steps": preset.race_search, "coarse": not first, "seed": seed + APART}
+        found += _search(names, {**arguments, **extra}, ())
+        repeats = tuple(f"{optimizer}/{RACE}/seed-{number}" for number in range(preset.num_seeds))
+        found += [
+            Cell(
+                name=name,
+                run=runs.race,
+                arguments={
+                    **arguments,
+                    "name": name,
+                    "seed": seed + number,
+                    "found_by": names,
+                    "num_steps": preset.race_steps,
+                    "every": preset.race_every,
+                    "references": references,
+                },
+                after=(*names, *references),
+            )
+            for number, name in enumerate(repeats)
+        ]
+        if first:
+            references = repeats
+    return found
+
+
+def _search(names: Sequence[str], arguments: dict[str, Any], after: tuple[str, ...]) -> list[Cell]:
+    return [
+        Cell(
+            name=name,
+            run=runs.search,
+            arguments={**arguments, "name": name, "earlier": tuple(names[:number])},
+            after=(*after, *names[:number]),
+        )
+        for number, name in enumerate(names)
+    ]
