@@ -9,8 +9,9 @@ from batchwright.studies.critical_batch import runs
 from batchwright.studies.study import Cell
 from batchwright.tasks.task import Task
 
-# A search at the task's own batch size may begin far off; one beside another begins where that ended.
-FAR, NEAR = 9, 5
+# Most runs of a search: one at the task's own batch size may begin far off, one beside another begins where that ended. A stride more
+# costs two.
+FAR, NEAR, STRIDE = 9, 5, 2
 # The seed of a search is this one after those of the repeats.
 APART = 1000
 REFERENCE_FACTOR = 4.0
@@ -24,6 +25,7 @@ class Preset:
     Attributes:
         factors: Batch sizes over the task's own; 1 is among them.
         num_seeds: Repeats at each batch size.
+        strides: Of the search for a learning rate, as of `next_lr`; a search from afar goes by factors of 4 before them.
         judges: Most examples of an evaluation.
         race_steps: Steps of the first optimizer whose value the others race to; 0 for no race.
         race_search: Steps of the runs that choose the learning rate of the race.
@@ -32,6 +34,7 @@ class Preset:
 
     factors: tuple[float, ...] = (1.0,)
     num_seeds: int = 3
+    strides: tuple[float, ...] = (1.0,)
     judges: int = 256
     race_steps: int = 0
     race_search: int = 0
@@ -40,8 +43,10 @@ class Preset:
 
 PRESETS = {
     "smoke": Preset(factors=(0.25, 1.0, 4.0), judges=128),
-    "laptop": Preset(factors=(0.25, 1.0, 4.0)),
-    "paper": Preset(factors=(0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0), num_seeds=5, judges=2048),
+    "laptop": Preset(factors=(0.25, 1.0, 4.0, 16.0)),
+    "paper": Preset(
+        factors=(0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0), num_seeds=5, strides=(1.0, 0.5), judges=2048
+    ),
     RACE: Preset(race_steps=2000, race_search=400),
 }
 
@@ -73,41 +78,47 @@ def cells_of(preset: Preset, seed: int, *, optimizers: Sequence[str], task_name:
     common: dict[str, Any] = {"task": task_name, "target": asdict(task.target), "judges": preset.judges}
     if preset.race_steps:
         return _race(preset, seed, optimizers, task.batch_size, common)
+    sizes, base = sizes_of(preset, task), task.batch_size
+    # Outward from the task's own size, so that each search begins where the one beside it ended; all optimizers at one size before the
+    # next, so that a study that is stopped compares them.
     return [
         cell
+        for size in sorted(sizes, key=lambda each: (max(each / base, base / each), each))
         for optimizer in optimizers
-        for cell in _sweep(preset, seed, optimizer, optimizers[0], sizes_of(preset, task), task.batch_size, common)
+        for cell in _at_size(preset, seed, optimizer, optimizers[0], size, sizes, base, common)
     ]
 
 
-def _sweep(
+def _at_size(
     preset: Preset,
     seed: int,
     optimizer: str,
     reference: str,
+    size: int,
     sizes: Sequence[int],
     base: int,
     common: dict[str, Any],
 ) -> list[Cell]:
-    found: list[Cell] = []
-    # Outward from the task's own size, so that each search begins where the one beside it ended.
-    for size in sorted(sizes, key=lambda each: (max(each / base, base / each), each)):
-        inner = None
-        if size != base:
-            inner = max((each for each in sizes if each < size), default=base) if size > base else None
-            inner = inner or min(each for each in sizes if each > size)
-        names = search_names(optimizer, f"batch-{size}", NEAR if inner or optimizer == reference else FAR)
-        arguments = {**common, "optimizer": optimizer, "batch_size": size}
-        extra: dict[str, Any] = {}
-        after: tuple[str, ...] = ()
-        if inner is not None:
-            after = search_names(optimizer, f"batch-{inner}", NEAR if inner != base or optimizer == reference else FAR)
-            extra = {"neighbour": after, "neighbour_size": inner}
-        elif optimizer != reference:
-            after = search_names(reference, f"batch-{size}", NEAR)
-            extra = {"reference": after, "reference_factor": REFERENCE_FACTOR, "coarse": True}
-        found += _search(names, {**arguments, **extra, "seed": seed + APART}, after)
-        found += [
+    def names_at(place: int) -> tuple[str, ...]:
+        far = place == base and optimizer != reference
+        count = (FAR if far else NEAR) + STRIDE * (len(preset.strides) - 1)
+        return search_names(optimizer, f"batch-{place}", count)
+
+    names, after = names_at(size), tuple[str, ...]()
+    arguments = {**common, "optimizer": optimizer, "batch_size": size}
+    extra: dict[str, Any] = {"strides": preset.strides}
+    if size != base:
+        inner = (
+            max(each for each in sizes if each < size) if size > base else min(each for each in sizes if each > size)
+        )
+        after = names_at(inner)
+        extra |= {"neighbour": after, "neighbour_size": inner}
+    elif optimizer != reference:
+        after = search_names(reference, f"batch-{size}", NEAR + STRIDE * (len(preset.strides) - 1))
+        extra = {"reference": after, "reference_factor": REFERENCE_FACTOR, "strides": (2.0, *preset.strides)}
+    return [
+        *_search(names, {**arguments, **extra, "seed": seed + APART}, after),
+        *(
             Cell(
                 name=f"{optimizer}/batch-{size}/seed-{number}",
                 run=runs.repeat,
@@ -120,8 +131,8 @@ def _sweep(
                 after=names,
             )
             for number in range(preset.num_seeds)
-        ]
-    return found
+        ),
+    ]
 
 
 def _race(preset: Preset, seed: int, optimizers: Sequence[str], size: int, common: dict[str, Any]) -> list[Cell]:
@@ -131,7 +142,7 @@ def _race(preset: Preset, seed: int, optimizers: Sequence[str], size: int, commo
         first = optimizer == optimizers[0]
         names = search_names(optimizer, RACE, NEAR if first else FAR)
         arguments = {**common, "optimizer": optimizer, "batch_size": size}
-        extra = {"num_steps": preset.race_search, "coarse": not first, "seed": seed + APART}
+        extra = {"num_steps": preset.race_search, "strides": (1.0,) if first else (2.0, 1.0), "seed": seed + APART}
         found += _search(names, {**arguments, **extra}, ())
         repeats = tuple(f"{optimizer}/{RACE}/seed-{number}" for number in range(preset.num_seeds))
         found += [

@@ -57,7 +57,7 @@ def race_results(results: Results, optimizers: Sequence[str], target: Target, pl
             goal = replace(target, value=sum(ends.values()) / len(ends))
         steps = {}
         for seed, curve in curves.items():
-            passage = crossing_of(list(curve), goal) if goal is not None else None
+            passage = crossing_of(curve, goal) if goal is not None else None
             steps[seed] = math.inf if passage is None else passage
         edge = ", at the edge" if at_edge(tried) else ""
         found.append(

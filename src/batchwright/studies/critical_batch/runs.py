@@ -13,7 +13,7 @@ from typing import Any
 from batchwright.core.records import read_json, write_json
 from batchwright.studies.critical_batch.search import LOST, Score, Tried, best_of, next_lr
 from batchwright.studies.critical_batch.specs import spec_of
-from batchwright.studies.critical_batch.trial import Outcome, evaluation_steps, judged_by, run_trial
+from batchwright.studies.critical_batch.trial import LATER, Outcome, evaluation_steps, judged_by, run_trial
 from batchwright.studies.study import Place
 from batchwright.tasks.loading import load_task
 from batchwright.tasks.task import Target
@@ -58,7 +58,7 @@ def search(
     neighbour_size: int = 0,
     reference: Sequence[str] = (),
     reference_factor: float = math.inf,
-    coarse: bool = False,
+    strides: Sequence[float] = (1.0,),
     num_steps: int = 0,
 ) -> dict[str, Any]:
     """The next run of a search for the learning rate at one batch size; nothing if the search is at its end.
@@ -78,7 +78,7 @@ def search(
         reference: Cells of the first optimizer's search at the same batch size; a run of this one is given up after
             ``reference_factor`` times its steps.
         reference_factor: As above.
-        coarse: As in `next_lr`.
+        strides: As in `next_lr`.
         num_steps: For a search whose score is the value after so many steps; 0 for one whose score is the steps to the target.
     """
     loaded = judged_by(load_task(task, data_root=place.data_root), judges)
@@ -101,7 +101,7 @@ def search(
         if found is not None and found.score[0] == 0:
             expected = found.score[1]
             limit = min(limit, reference_factor * expected)
-    lr = None if hopeless else next_lr(before, start, coarse=coarse, upward=batch_size >= neighbour_size)
+    lr = None if hopeless else next_lr(before, start, strides=strides, upward=batch_size >= neighbour_size)
     if lr is None:
         return _left(place, name, {"skipped": True})
     best = best_of(before)
@@ -110,7 +110,8 @@ def search(
     else:
         # What is not there when the best one was is worse, and how much worse does not matter.
         if best is not None and best.score[0] == 0:
-            expected = limit = best.score[1]
+            expected = best.score[1]
+            limit = LATER * expected
         steps = evaluation_steps(math.ceil(SEARCH_FROM * expected), math.ceil(limit), ratio=SEARCH_RATIO)
     outcome = run_trial(
         loaded,

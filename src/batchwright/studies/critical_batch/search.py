@@ -17,30 +17,32 @@ class Tried:
     score: Score
 
 
-def next_lr(tried: Sequence[Tried], start: float, *, coarse: bool, upward: bool = True) -> float | None:
+def next_lr(
+    tried: Sequence[Tried], start: float, *, strides: Sequence[float] = (1.0,), upward: bool = True
+) -> float | None:
     """The next learning rate to try, or None once the best has a worse neighbour on both sides.
 
-    All are ``start`` times a power of two. A coarse search goes by factors of 4 first, for a start that may be far off; every
-    search ends with factors of 2.
+    All are ``start`` times a power of two, by steps of ``strides`` in its exponent: ``(2, 1)`` goes by factors of 4 first, for a start
+    that may be far off, and then by factors of 2.
 
     Args:
         tried: What was tried.
         start: The first.
-        coarse: Whether to begin with factors of 4.
+        strides: Falling; multiples of a half.
         upward: Which side is looked at first.
 
     Example:
-        >>> next_lr([], 0.1, coarse=False)
-        0.1
+        >>> next_lr([Tried(lr=0.1, score=(0, 5.0)), Tried(lr=0.2, score=(0, 9.0))], 0.1)
+        0.05
     """
-    scores = {_power(each.lr, start): each.score for each in tried}
+    scores = {_halves(each.lr, start): each.score for each in tried}
     if not scores:
         return start
-    best = min(scores, key=lambda power: (scores[power], power))
-    for stride in (2, 1) if coarse else (1,):
-        for power in (best + stride, best - stride) if upward else (best - stride, best + stride):
-            if power not in scores:
-                return start * 2.0**power
+    best = min(scores, key=lambda halves: (scores[halves], halves))
+    for stride in (round(2 * each) for each in strides):
+        for halves in (best + stride, best - stride) if upward else (best - stride, best + stride):
+            if halves not in scores:
+                return float(start * 2.0 ** (halves / 2))
     return None
 
 
@@ -58,5 +60,5 @@ def at_edge(tried: Sequence[Tried]) -> bool:
     return not min(lrs) < best.lr < max(lrs)
 
 
-def _power(lr: float, start: float) -> int:
-    return round(math.log2(lr / start))
+def _halves(lr: float, start: float) -> int:
+    return round(2 * math.log2(lr / start))

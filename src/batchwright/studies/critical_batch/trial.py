@@ -1,7 +1,7 @@
 """One training run at a constant learning rate: to a target, or for a number of steps, with evaluations in between."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,13 +17,17 @@ from batchwright.optim.build import build_optimizer
 from batchwright.tasks.evaluation import evaluate
 from batchwright.tasks.task import OptimizerSpec, Target, Task
 
+# Evaluations in this last part of the steps are averaged; a passage is seen so many times later than where it is put.
+WINDOW = 0.25
+LATER = (1 - WINDOW) ** -0.5
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """What a run did.
 
     Attributes:
-        steps: Optimizer steps to the target, interpolated in the logarithm of the steps; None if it was not reached.
+        steps: Optimizer steps to the target, as `crossing_of` finds them; None if it was not reached.
         curve: Step and value of the target's metric at each evaluation.
         num_steps: Steps done.
         lost: Whether a training loss was not finite.
@@ -107,20 +111,38 @@ def run_trial(
     return Outcome(steps=reached, curve=tuple(curve), num_steps=done, lost=lost)
 
 
-def crossing_of(curve: list[tuple[int, float]], target: Target) -> float | None:
-    """Steps at which a curve first passes the target, on a straight line over the logarithm of the steps; None if it does not.
+def crossing_of(curve: Sequence[tuple[int, float]], target: Target) -> float | None:
+    """Steps at which a smoothed curve first passes the target, on a straight line over the logarithm of the steps; None if it does not.
 
     A curve whose first evaluation is past the target has passed it by then.
     """
-    for index, (step, value) in enumerate(curve):
-        if not target.reached(value):
-            continue
-        if index == 0 or curve[index - 1][1] == value:
-            return float(step)
-        before, earlier = curve[index - 1]
-        part = min(max((target.value - earlier) / (value - earlier), 0.0), 1.0)
-        return float(math.exp(math.log(before) + part * math.log(step / before)))
+    before: tuple[float, float] | None = None
+    for step, value in smoothed(curve):
+        if target.reached(value):
+            if before is None or before[1] == value:
+                return step
+            part = min(max((target.value - before[1]) / (value - before[1]), 0.0), 1.0)
+            return math.exp(math.log(before[0]) + part * math.log(step / before[0]))
+        before = step, value
     return None
+
+
+def smoothed(curve: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
+    """The mean of the evaluations in the last quarter of the steps, at the geometric mean of their steps.
+
+    At a constant learning rate the loss swings, the more the smaller the batch, and a single evaluation passes the target early by
+    luck: on the noisy quadratic that took half of the critical batch size away.
+
+    Example:
+        >>> smoothed([(10, 4.0), (40, 2.0), (50, 1.0)])[:2]
+        [(10.0, 4.0), (40.0, 2.0)]
+    """
+    found = []
+    for step, _ in curve:
+        part = [(each, value) for each, value in curve if (1 - WINDOW) * step <= each <= step]
+        place = math.exp(sum(math.log(each) for each, _ in part) / len(part))
+        found.append((place, sum(value for _, value in part) / len(part)))
+    return found
 
 
 def _finite(step: int, mean: Tensor) -> None:
