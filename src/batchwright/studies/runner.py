@@ -81,13 +81,14 @@ def run_study(
     make_folder(out)
     identity = {"study": study.name, "preset": preset, "seed": seed, **({"options": told} if told else {})}
     earlier = _earlier(out, identity, resume)
-    results = {line["name"]: line for line in earlier if line["name"] in {cell.name for cell in cells}}
+    begun = earlier is not None
+    results = {line["name"]: line for line in earlier or () if line["name"] in {cell.name for cell in cells}}
     place = Place(folder=make_folder(out / STATE_FOLDER), device=chosen, data_root=data_root)
     failures: dict[str, str] = {}
     workers = num_workers or (1 if chosen.type != "cpu" else min(2, num_usable_cpus()))
     start = time.perf_counter()
     with RecordWriter(out) as records:
-        if earlier or resume:
+        if begun:
             records.write("resume", step=0, cells=len(results))
         else:
             records.write("start", **identity, environment=environment(chosen))
@@ -144,6 +145,8 @@ def _wanted(cells: Sequence[Cell], only: str) -> list[Cell]:
     names: set[str] = set()
 
     def add(cell: Cell) -> None:
+        if cell.name in names:
+            return  # in a chain whose cells name all before them there are exponentially many ways back
         names.add(cell.name)
         for name in cell.after:
             add(by_name[name])
@@ -158,14 +161,16 @@ def _wanted(cells: Sequence[Cell], only: str) -> list[Cell]:
     return [cell for cell in cells if cell.name in names]
 
 
-def _earlier(out: Path, identity: Mapping[str, Any], resume: bool) -> list[dict[str, Any]]:
-    """Cells that ``out`` already holds; the later of two records of one cell counts."""
+def _earlier(out: Path, identity: Mapping[str, Any], resume: bool) -> list[dict[str, Any]] | None:
+    """Cells that ``out`` already holds, None where no study was begun there; the later of two records of one cell counts."""
     if not (out / RECORDS_NAME).exists():
-        return []
+        return None
     if not resume:
         raise InputError(f"--out must be a folder without a study's records, got {out}; add --resume or choose another")
     found = read_records(out)
     starts = found.of_kind("start")
+    if not found.lines:
+        return None  # killed before its first record was whole
     held = {key: starts[0].get(key) for key in identity} if starts else None
     if held != dict(identity):
         raise RecordError(

@@ -40,9 +40,11 @@ def next_lr(
         return start
     best = min(scores, key=lambda halves: (scores[halves], halves))
     for stride in (round(2 * each) for each in strides):
-        for halves in (best + stride, best - stride) if upward else (best - stride, best + stride):
-            if halves not in scores:
-                return float(start * 2.0 ** (halves / 2))
+        for sign in (1, -1) if upward else (-1, 1):
+            # A finer stride divides the gap to the neighbour; the first one looks where there is none.
+            gaps = [sign * (halves - best) for halves in scores if sign * (halves - best) > 0]
+            if (min(gaps) > stride) if gaps else stride == round(2 * strides[0]):
+                return float(start * 2.0 ** ((best + sign * stride) / 2))
     return None
 
 

@@ -27,8 +27,8 @@ OPTIONS = {"optimizer": "adamw,muon,scion,sgd", "task": "digits-mlp"}
 
 
 NOTES = (
-    "The learning rate is constant in each run, without warm-up. It is chosen on a seed apart from those of the repeats, by factors "
-    "of 2; what the choice may be off by is not in the intervals, which are over the seeds of the repeats.",
+    "The learning rate is constant in each run, without warm-up. It is chosen on a seed apart from those of the repeats; what the "
+    "choice may be off by is not in the intervals, which are over the seeds of the repeats.",
     "Momentum, beta2 and weight decay stay the same at all batch sizes.",
     "The critical size is that of steps(B) = S_min (1 + B_crit / B), fitted to logarithms; its interval is Student's, with the "
     "jackknife's error.",
