@@ -50,7 +50,10 @@ def test_the_interval_covers_as_it_says():
 def test_ends_that_were_not_seen_are_open():
     rng = np.random.default_rng(1)
     noise = np.exp(0.02 * rng.standard_normal((4, 3)))
-    small, large = critical_interval(SIZES, law(1.0)[:, None] * noise), critical_interval(SIZES, law(1e5)[:, None] * noise)
+    small, large = (
+        critical_interval(SIZES, law(1.0)[:, None] * noise),
+        critical_interval(SIZES, law(1e5)[:, None] * noise),
+    )
     assert small.low == 0
     assert math.isfinite(small.high)
     assert large.high == math.inf
