@@ -105,7 +105,7 @@ class Size:
     target: float
 
 
-# A step of the small one costs a sixteenth of the other's; tuned AdamW needs about 450 steps to its target.
+# A step of the small one costs a sixteenth of the other's; AdamW at lr 0.008 needs about 450 steps to its target.
 SIZES = {
     "default": Size(context=64, width=128, num_heads=4, batch_size=32, target=2.0),
     "small": Size(context=32, width=32, num_heads=2, batch_size=16, target=2.2),
