@@ -64,7 +64,7 @@ def race_results(results: Results, optimizers: Sequence[str], target: Target, pl
             RaceResult(
                 name=optimizer,
                 lr=best.lr if best is not None else None,
-                lr_words=f"out of {len(tried)} tried for {_length(runs)} steps{edge}",
+                lr_words=f"of {len(tried)} tried for {_length(runs)} steps{edge}",
                 curves=curves,
                 ends=ends,
                 steps=steps,

@@ -151,7 +151,6 @@ def race_rows(found: Sequence[RaceResult], target: Target) -> list[Row]:
         return []
     first = found[0]
     goal, _ = judge(list(first.ends.values()), -math.inf, math.inf)
-    own = [f"{steps:.0f}" if math.isfinite(steps) else "not reached" for steps in first.steps.values()]
     rows = [
         Row(
             what=f"{first.name}: {target.metric} after {first.num_steps} steps",
@@ -163,7 +162,7 @@ def race_rows(found: Sequence[RaceResult], target: Target) -> list[Row]:
             low=-math.inf,
             high=math.inf,
             verdict="holds" if len(first.ends) == first.planned else "not there yet",
-            note=f"lr {first.lr:.4g} {first.lr_words}; each seed's own first passage of that mean: {', '.join(own)}",
+            note=f"lr {first.lr:.4g} {first.lr_words}",
         )
     ]
     for each in found[1:]:

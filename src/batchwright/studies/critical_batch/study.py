@@ -79,9 +79,12 @@ def _told(task: Task, optimizers: Sequence[str], preset: Preset) -> list[str]:
     """What was compared, on what."""
     assert task.target is not None
     specs = [spec_of(name, task) for name in optimizers]
+    words = f"target {target_words(task.target)}"
+    if preset.race_steps:
+        words = f"{task.target.metric} of {optimizers[0]} after {preset.race_steps} steps,"
     judges = num_examples(task.evaluation if task.evaluation is not None else task.train, "evaluation")
     found = [
-        f"Task {task.name}, its own batch size {task.batch_size}; target {target_words(task.target)} on "
+        f"Task {task.name}, its own batch size {task.batch_size}; {words} on "
         f"{min(judges, preset.judges)} of {judges} examples of its evaluation set, the same for every optimizer.",
         "Settings beside the learning rate: "
         + "; ".join(
