@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from batchwright.core.statistics import Interval, mean_interval
+from batchwright.core.statistics import Interval
 from batchwright.core.study_record import Level, Panel, Series, StudyFigure
 from batchwright.studies.critical_batch.race import RaceResult
-from batchwright.studies.critical_batch.results import OptimizerResult
+from batchwright.studies.critical_batch.results import OptimizerResult, geometric
 from batchwright.tasks.task import Target
 
 
@@ -20,7 +20,7 @@ def critical_figure(found: Sequence[OptimizerResult], words: str) -> StudyFigure
         there = [size for size in each.sizes if size.steps and all(map(math.isfinite, size.steps.values()))]
         if not there:
             continue
-        means = [mean_interval(list(size.steps.values())) for size in there]
+        means = [geometric(list(size.steps.values())) for size in there]
         series.append(_marks(each.name, [float(size.batch_size) for size in there], means, colour, line=False))
         law, critical = each.hyperbola(), each.critical()
         if law is None or critical is None:
@@ -67,7 +67,7 @@ def critical_figure(found: Sequence[OptimizerResult], words: str) -> StudyFigure
     return StudyFigure(
         name="critical-batch",
         title="Steps to the target against the batch size",
-        caption=f"Marks: mean over the seeds with its interval; lines: S_min (1 + B_crit / B). Target: {words}.",
+        caption=f"Marks: geometric mean over the seeds with its interval; lines: S_min (1 + B_crit / B). Target: {words}.",
         panels=tuple(panels),
         columns=len(panels),
     )

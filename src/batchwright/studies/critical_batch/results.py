@@ -1,12 +1,13 @@
 """What the cells say, by optimizer and batch size."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from batchwright.core.statistics import Interval
+from batchwright.core.statistics import Interval, mean_interval
 from batchwright.studies.critical_batch.runs import tried_of
 from batchwright.studies.critical_batch.search import Tried, at_edge, best_of
 from batchwright.training.sweep_fit import Hyperbola, critical_interval, fit, jackknifed, log_critical
@@ -81,6 +82,13 @@ class OptimizerResult:
         return fit(found[0], found[1][:, None]) if found is not None else None
 
 
+def geometric(values: Sequence[float]) -> Interval:
+    """Geometric mean of positive values with Student's interval of their logarithms; no upper end for one value."""
+    logs = mean_interval(np.log(np.asarray(values, dtype=np.float64)))
+    high = math.exp(logs.high) if logs.high < 700 else math.inf
+    return Interval(value=math.exp(logs.value), low=math.exp(logs.low), high=high)
+
+
 def by_optimizer(results: Results, optimizers: Sequence[str], planned: int) -> list[OptimizerResult]:
     """The sweep's results, in the order of the optimizers; ``planned`` repeats at each batch size."""
     found = []
@@ -94,7 +102,7 @@ def by_optimizer(results: Results, optimizers: Sequence[str], planned: int) -> l
         for size, cells in sorted(groups.items()):
             runs = {step: each for step, each in cells if not each.get("skipped")}
             repeats = {
-                int(each["arguments"]["seed"]): float("inf") if each["steps"] is None else float(each["steps"])
+                int(each["arguments"]["seed"]): math.inf if each["steps"] is None else float(each["steps"])
                 for step, each in runs.items()
                 if step.startswith("seed-")
             }
@@ -123,9 +131,9 @@ def ratio(one: OptimizerResult, other: OptimizerResult) -> Interval | None:
     open_ends = [one.critical(), other.critical()]
     assert open_ends[0] is not None
     assert open_ends[1] is not None
-    unbounded = any(each.low == 0 or each.high == np.inf for each in open_ends if each is not None)
+    unbounded = any(each.low == 0 or each.high == math.inf for each in open_ends if each is not None)
     return Interval(
         value=float(np.exp(value - value2)),
         low=0.0 if unbounded else float(np.exp(low)),
-        high=float("inf") if unbounded else float(np.exp(min(high, 700.0))),
+        high=math.inf if unbounded else float(np.exp(min(high, 700.0))),
     )

@@ -4,12 +4,10 @@ import math
 from collections.abc import Sequence
 from itertools import combinations
 
-import numpy as np
-
-from batchwright.core.statistics import Interval, mean_interval
+from batchwright.core.statistics import Interval
 from batchwright.core.study_record import Row
 from batchwright.studies.critical_batch.race import RaceResult
-from batchwright.studies.critical_batch.results import OptimizerResult, SizeResult, ratio
+from batchwright.studies.critical_batch.results import OptimizerResult, SizeResult, geometric, ratio
 from batchwright.studies.verdict import judge, judge_interval
 from batchwright.tasks.task import Target
 from batchwright.training.sweep_fit import ABOVE, BELOW
@@ -25,13 +23,6 @@ REACHED, CRITICAL, COMPARED, RACED = (
 def target_words(target: Target) -> str:
     """The target in a few words."""
     return f"{target.metric} {target.direction} {target.value:g}"
-
-
-def geometric(values: Sequence[float]) -> Interval:
-    """Geometric mean of positive values with Student's interval of their logarithms; no upper end for one value."""
-    logs = mean_interval(np.log(np.asarray(values, dtype=np.float64)))
-    high = math.exp(logs.high) if logs.high < 700 else math.inf
-    return Interval(value=math.exp(logs.value), low=math.exp(logs.low), high=high)
 
 
 def reached_rows(found: Sequence[OptimizerResult], target: Target) -> list[Row]:
@@ -159,7 +150,7 @@ def race_rows(found: Sequence[RaceResult], target: Target) -> list[Row]:
             published=None,
             measured=goal,
             seeds=tuple(first.ends),
-            low=-math.inf,
+            low=min(0.0, goal.low if goal is not None else 0.0),
             high=math.inf,
             verdict="holds" if len(first.ends) == first.planned else "not there yet",
             note=f"lr {first.lr:.4g} {first.lr_words}",
