@@ -184,6 +184,23 @@ def test_a_task_must_have_a_target_and_enough_examples(tmp_path):
             )
 
 
+def test_a_search_is_long_where_the_lr_is_not_known():
+    task = load_task("digits-mlp")  # made for SGD
+    cells = {
+        cell.name: cell
+        for cell in presets.cells_of(TINY, 0, optimizers=("muon", "sgd"), task_name="digits-mlp", task=task)
+    }
+    assert len(cells) == FAR + NEAR + 2 * 2 * NEAR + 2 * 3 * 2
+    assert cells["muon/batch-32/search-0"].arguments["strides"] == (2.0, 1.0)
+    assert cells["sgd/batch-32/search-0"].arguments["strides"] == (1.0,)
+    # The first one named is the reference, whoever the task was made for.
+    assert cells["sgd/batch-32/search-0"].arguments["reference"][-1] == f"muon/batch-32/search-{FAR - 1}"
+    assert "reference" not in cells["muon/batch-32/search-0"].arguments
+    assert cells["muon/batch-64/search-0"].arguments["neighbour_size"] == 32
+    assert set(cells["sgd/batch-16/seed-1"].after) == {f"sgd/batch-16/search-{number}" for number in range(NEAR)}
+    assert {each.arguments["seed"] for each in cells.values()} == {0, 1, presets.APART}
+
+
 # --- whole studies
 
 

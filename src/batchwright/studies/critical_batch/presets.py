@@ -9,8 +9,8 @@ from batchwright.studies.critical_batch import runs
 from batchwright.studies.study import Cell
 from batchwright.tasks.task import Task
 
-# Most runs of a search: one at the task's own batch size may begin far off, one beside another begins where that ended. A stride more
-# costs two.
+# Most runs of a search: at the task's own batch size one for another optimizer than its own may begin far off; at the next size it begins
+# where that one ended. A stride more costs two.
 FAR, NEAR, STRIDE = 9, 5, 2
 # The seed of a search is this one after those of the repeats.
 APART = 1000
@@ -76,7 +76,7 @@ def cells_of(preset: Preset, seed: int, *, optimizers: Sequence[str], task_name:
     assert task.target is not None  # seen to by the study
     common: dict[str, Any] = {"task": task_name, "target": asdict(task.target), "judges": preset.judges}
     if preset.race_steps:
-        return _race(preset, seed, optimizers, task.batch_size, common)
+        return _race(preset, seed, optimizers, task, common)
     sizes, base = sizes_of(preset, task), task.batch_size
     # Outward from the task's own size, so that each search begins where the one beside it ended; all optimizers at one size before the
     # next, so that a study that is stopped compares them.
@@ -84,7 +84,7 @@ def cells_of(preset: Preset, seed: int, *, optimizers: Sequence[str], task_name:
         cell
         for size in sorted(sizes, key=lambda each: (max(each / base, base / each), each))
         for optimizer in optimizers
-        for cell in _at_size(preset, seed, optimizer, optimizers[0], size, sizes, base, common)
+        for cell in _at_size(preset, seed, optimizer, optimizers[0], size, sizes, task, common)
     ]
 
 
@@ -95,17 +95,19 @@ def _at_size(
     reference: str,
     size: int,
     sizes: Sequence[int],
-    base: int,
+    task: Task,
     common: dict[str, Any],
 ) -> list[Cell]:
-    def names_at(place: int) -> tuple[str, ...]:
-        far = place == base and optimizer != reference
-        count = (FAR if far else NEAR) + STRIDE * (len(preset.strides) - 1)
-        return search_names(optimizer, f"batch-{place}", count)
+    base, own = task.batch_size, task.optimizer.name
+
+    def names_at(place: int, name: str = optimizer) -> tuple[str, ...]:
+        count = (FAR if place == base and name != own else NEAR) + STRIDE * (len(preset.strides) - 1)
+        return search_names(name, f"batch-{place}", count)
 
     names, after = names_at(size), tuple[str, ...]()
     arguments = {**common, "optimizer": optimizer, "batch_size": size}
-    extra: dict[str, Any] = {"strides": preset.strides}
+    far = size == base and optimizer != own
+    extra: dict[str, Any] = {"strides": (2.0, *preset.strides) if far else preset.strides}
     if size != base:
         inner = (
             max(each for each in sizes if each < size) if size > base else min(each for each in sizes if each > size)
@@ -113,8 +115,8 @@ def _at_size(
         after = names_at(inner)
         extra |= {"neighbour": after, "neighbour_size": inner}
     elif optimizer != reference:
-        after = search_names(reference, f"batch-{size}", NEAR + STRIDE * (len(preset.strides) - 1))
-        extra = {"reference": after, "reference_factor": REFERENCE_FACTOR, "strides": (2.0, *preset.strides)}
+        after = names_at(size, reference)
+        extra |= {"reference": after, "reference_factor": REFERENCE_FACTOR}
     return [
         *_search(names, {**arguments, **extra, "seed": seed + APART}, after),
         *(
@@ -134,14 +136,14 @@ def _at_size(
     ]
 
 
-def _race(preset: Preset, seed: int, optimizers: Sequence[str], size: int, common: dict[str, Any]) -> list[Cell]:
+def _race(preset: Preset, seed: int, optimizers: Sequence[str], task: Task, common: dict[str, Any]) -> list[Cell]:
     found: list[Cell] = []
     references: tuple[str, ...] = ()
     for optimizer in optimizers:
-        first = optimizer == optimizers[0]
-        names = search_names(optimizer, RACE, NEAR if first else FAR)
-        arguments = {**common, "optimizer": optimizer, "batch_size": size}
-        extra = {"num_steps": preset.race_search, "strides": (1.0,) if first else (2.0, 1.0), "seed": seed + APART}
+        near = optimizer == task.optimizer.name
+        names = search_names(optimizer, RACE, NEAR if near else FAR)
+        arguments = {**common, "optimizer": optimizer, "batch_size": task.batch_size}
+        extra = {"num_steps": preset.race_search, "strides": (1.0,) if near else (2.0, 1.0), "seed": seed + APART}
         found += _search(names, {**arguments, **extra}, ())
         repeats = tuple(f"{optimizer}/{RACE}/seed-{number}" for number in range(preset.num_seeds))
         found += [
@@ -161,8 +163,7 @@ def _race(preset: Preset, seed: int, optimizers: Sequence[str], size: int, commo
             )
             for number, name in enumerate(repeats)
         ]
-        if first:
-            references = repeats
+        references = references or repeats
     return found
 
 
