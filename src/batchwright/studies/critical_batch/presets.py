@@ -9,7 +9,7 @@ from batchwright.studies.critical_batch import runs
 from batchwright.studies.study import Cell
 from batchwright.tasks.task import Task
 
-# Most runs of a search: at the task's own batch size one for another optimizer than its own may begin far off; at the next size it begins
+# Most runs of a search: at the task's own batch size it may begin far off for another optimizer than its own; at the next it begins
 # where that one ended. A stride more costs two.
 FAR, NEAR, STRIDE = 9, 5, 2
 # The seed of a search is this one after those of the repeats.
