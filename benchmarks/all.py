@@ -20,6 +20,7 @@ NAMES = (
     "muon",
     "knee",
     "norm_layers",
+    "safe_pg",
     "coverage",
 )
 PEERS = (
