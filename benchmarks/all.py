@@ -20,6 +20,7 @@ NAMES = (
     "muon",
     "knee",
     "norm_layers",
+    "safe_pg",
     "coverage",
     "rl_rollouts",
     "rl_cart_pole",

@@ -26,7 +26,7 @@ def test_json_is_one_document_and_a_second_run_needs_resume(capsys, tmp_path: Pa
     document = json.loads(capsys.readouterr().out)
     assert document["command"] == "rl"
     result = document["result"]
-    assert result["num_trajectories"] == 8000
+    assert 7900 < result["num_trajectories"] <= 8000  # what is left is less than the least batch
     assert result["guarantee"]["holds"] is False
     assert result["last_return"]["value"] > -20
     assert len(result["theta"]) == 1
@@ -34,7 +34,7 @@ def test_json_is_one_document_and_a_second_run_needs_resume(capsys, tmp_path: Pa
     assert "resume it" in capsys.readouterr().err
     longer = [word if word != "8000" else "12000" for word in QUICK]
     assert run([*longer, *out, "--resume", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["result"]["num_trajectories"] == 12_000
+    assert 11_900 < json.loads(capsys.readouterr().out)["result"]["num_trajectories"] <= 12_000
 
 
 def test_discrete_and_several_dimensions(capsys, tmp_path: Path):

@@ -97,7 +97,7 @@ def optimal_step(
 
     Example:
         >>> choice = optimal_step(torch.tensor([1.0, -2.0]), d=10.0, smoothness=5.0)
-        >>> choice.coordinate, choice.batch_size, choice.step_size, choice.guaranteed_improvement
+        >>> choice.coordinate, choice.batch_size, choice.step_size, round(choice.guaranteed_improvement, 12)
         (1, 100, 0.05, 0.05)
     """
     sizes = _sizes(grad, d, f, smoothness, rule, variant)

@@ -46,17 +46,17 @@ class Preset:
 PRESETS = {
     # A test of the machinery in seconds; not offered on the command line.
     "tiny": Preset(
-        runs=QUICK,
-        budget=100_000,
+        runs=("chebyshev-0.95", "hoeffding-theoretical"),
+        budget=20_000,
         num_seeds=1,
-        rules_budget=50_000,
+        rules_budget=20_000,
         deltas=(0.95,),
-        bias_episodes=100_000,
-        variance_episodes=50_000,
+        bias_episodes=5_000,
+        variance_episodes=10_000,
         audit_seeds=1,
-        audit_budget=50_000,
-        updates={1: 2, 2: 1},
-        part={1: 2, 2: 1},
+        audit_budget=10_000,
+        updates={1: 1},
+        part={1: 1},
     ),
     "smoke": Preset(
         runs=QUICK,
