@@ -35,4 +35,6 @@ CONDITIONAL_GRADIENT = Study(
     source="Islamov, Machacek, Lucchi, Silveti-Falls, Gorbunov, Cevher (2026), arXiv:2603.21191",
     cells=cells,
     summarise=summarise,
+    needs_data=("middle", "paper"),
+    more_presets=("middle",),
 )
