@@ -50,8 +50,8 @@ BUDGETS = (
     Budget(power=9, smallest=0, largest=2, num_seeds={"tiny": 1}),
     Budget(power=14, smallest=0, largest=5, num_seeds={"middle": 4}),
     Budget(power=16, smallest=0, largest=6, num_seeds={"middle": 4}),
-    Budget(power=18, smallest=1, largest=7, num_seeds={"middle": 4}),
-    Budget(power=20, smallest=3, largest=8, num_seeds={"middle": 3}, delay=1),
+    Budget(power=18, smallest=1, largest=7, num_seeds={"middle": 4}, delay=1),
+    Budget(power=20, smallest=3, largest=8, num_seeds={"middle": 3}, delay=3),
 )
 
 
@@ -137,4 +137,4 @@ def _evaluation(preset: str) -> dict[str, int]:
 
 def _weight(turn: int, tokens: int, batch_size: int) -> float:
     """Earlier turns first, of a turn the longest first."""
-    return 1e12 / 10**turn + tokens / (batch_size * CONTEXT) * (batch_size * CONTEXT + STEP_OVERHEAD)
+    return 1e12 / 10.0**turn + tokens / (batch_size * CONTEXT) * (batch_size * CONTEXT + STEP_OVERHEAD)

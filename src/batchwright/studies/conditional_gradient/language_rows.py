@@ -1,0 +1,221 @@
+"""What the runs of a language model say: the U, the step size against the number of steps, the best batch, the schedules."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from batchwright.core.statistics import Interval
+from batchwright.core.study_record import Row
+from batchwright.studies.conditional_gradient.curves import FREE, Curve, Results, curves, slope_interval
+from batchwright.studies.conditional_gradient.rule import BATCH_SIZES, LOSSES, STEP_SIZES
+from batchwright.studies.verdict import judge, judge_interval
+
+LANGUAGE = "language/"
+# What still counts as the exponent of the theory, and as the same loss at the end; both are ours.
+STEP_TOLERANCE, BATCH_TOLERANCE, SAME_LOSS = 0.2, 0.15, 0.01
+
+
+def by_budget(found: Sequence[Curve]) -> dict[int, list[Curve]]:
+    """Curves of each budget, seed by seed."""
+    budgets: dict[int, list[Curve]] = {}
+    for curve in found:
+        budgets.setdefault(curve.tokens, []).append(curve)
+    return budgets
+
+
+def mean_losses(group: Sequence[Curve]) -> list[float]:
+    """Mean over the seeds of the least loss at each batch size."""
+    return [float(each) for each in np.mean([curve.losses for curve in group], axis=0)]
+
+
+def budget_name(tokens: int) -> str:
+    """Of a budget, as a power of two where it is one."""
+    power = math.log2(tokens)
+    return f"T=2^{power:.0f}" if power == int(power) else f"T={tokens:.3g}"
+
+
+def u_rows(
+    results: Results, prefix: str = LANGUAGE, group: str = "char-gpt with Scion: loss against batch"
+) -> list[Row]:
+    """Loss at either end of the batch sizes less that at the best one, which is chosen by the mean over the seeds."""
+    rows = []
+    for tokens, seeds in by_budget(curves(results, prefix)).items():
+        means = mean_losses(seeds)
+        best = int(np.argmin(means))
+        for end, word in ((0, "smallest"), (-1, "largest")):
+            size = seeds[0].batch_sizes[end]
+            measured, verdict = judge([each.losses[end] - each.losses[best] for each in seeds], 0.0, math.inf)
+            rows.append(
+                Row(
+                    what=f"{budget_name(tokens)}: loss at the {word} batch, {size}, less that at {seeds[0].batch_sizes[best]}",
+                    group=group,
+                    claim="both ends are worse: a U",
+                    published=None,
+                    measured=measured,
+                    seeds=_seeds(seeds),
+                    low=0.0,
+                    high=math.inf,
+                    # The best batch may be this end.
+                    verdict="does not hold" if size == seeds[0].batch_sizes[best] else verdict,
+                    note=f"least loss {means[best]:.4f} nats",
+                )
+            )
+    return rows
+
+
+def step_rows(results: Results, prefix: str = LANGUAGE) -> list[Row]:
+    """The best step size over the number of steps: across batches, across budgets, and at the best batch."""
+    found = curves(results, prefix)
+    rows = []
+    for tokens, seeds in by_budget(found).items():
+        over_steps = [1 / steps for curve in seeds for steps in curve.num_steps]
+        rows += _slope_row(
+            f"{budget_name(tokens)}: slope of the best step size over 1/K, across batches",
+            "the best step size goes as 1/K (the paper's own table: " + f"{published_step_slope():.2f})",
+            1.0,
+            STEP_TOLERANCE,
+            slope_interval(over_steps, [lr for curve in seeds for lr in curve.lrs]),
+            seeds,
+            _edges(seeds),
+        )
+    if len(by_budget(found)) < 2:
+        return rows
+    points = [point for curve in found for point in zip(curve.num_steps, curve.lrs, curve.batch_sizes, strict=True)]
+    rows += _slope_row(
+        "slope of the best step size over 1/K at one batch, across budgets",
+        "the best step size goes as 1/K",
+        1.0,
+        STEP_TOLERANCE,
+        slope_interval([1 / steps for steps, _, _ in points], [lr for _, lr, _ in points], [b for _, _, b in points]),
+        found,
+        "a line of one slope for every batch",
+    )
+    tokens_of = [float(curve.tokens) for curve in found]
+    rows += _slope_row(
+        "slope of the best step size in T, at the best batch",
+        "T^(-1/3)",
+        -1 / 3,
+        BATCH_TOLERANCE,
+        slope_interval(tokens_of, [curve.lrs[curve.best] for curve in found]),
+        found,
+        "step size times steps there: "
+        + ", ".join(
+            f"{np.mean([c.lrs[c.best] * c.num_steps[c.best] for c in seeds]):.2g}"
+            for seeds in by_budget(found).values()
+        ),
+    )
+    return rows
+
+
+def batch_rows(results: Results) -> list[Row]:
+    """The best batch, and the largest that is nearly as good, against the budget."""
+    found = curves(results, LANGUAGE)
+    if len(by_budget(found)) < 2:
+        return []
+    tokens = [float(curve.tokens) for curve in found]
+    rows = []
+    for what, values in (
+        ("slope of the best batch in T", [curve.best_batch() for curve in found]),
+        (f"slope of the largest batch within {FREE:g} nats of the least loss", [curve.free_batch() for curve in found]),
+    ):
+        means = []
+        for budget in by_budget(found):
+            own = [value for value, at in zip(values, tokens, strict=True) if at == budget and math.isfinite(value)]
+            means.append(f"{2 ** float(np.mean(np.log2(own))):.1f}" if own else "beyond the grid")
+        rows += _slope_row(
+            what,
+            "T^(2/3)",
+            2 / 3,
+            BATCH_TOLERANCE,
+            slope_interval(tokens, values),
+            found,
+            "sequences, geometric mean by budget: " + ", ".join(means),
+            group="char-gpt with Scion: best batch against tokens",
+        )
+    return rows
+
+
+def schedule_rows(results: Results) -> list[Row]:
+    """The restarted schedule and the two fixed ones at equal tokens, seed by seed."""
+    losses: dict[str, dict[int, float]] = {}
+    for name, cell in results.items():
+        if name.startswith("schedule/"):
+            losses.setdefault(name.split("/")[1], {})[int(cell["arguments"]["seed"])] = float(cell["loss"])
+    rows = []
+    for one, other, claim, low, high in (
+        ("restarted", "first", "the settings of the total budget are better than those of the first", -math.inf, 0.0),
+        ("second", "first", "the settings of the total budget are better than those of the first", -math.inf, 0.0),
+        ("restarted", "second", "restarted and fixed large batch meet at the end", -SAME_LOSS, SAME_LOSS),
+    ):
+        seeds = sorted(set(losses.get(one, {})) & set(losses.get(other, {})))
+        if not seeds:
+            continue
+        measured, verdict = judge([losses[one][seed] - losses[other][seed] for seed in seeds], low, high)
+        means = {arm: float(np.mean([losses[arm][seed] for seed in seeds])) for arm in (one, other)}
+        rows.append(
+            Row(
+                what=f"loss of {WORDS[one]} less {WORDS[other]}",
+                group="char-gpt with Scion: schedules at equal tokens",
+                claim=claim,
+                published=None,
+                measured=measured,
+                seeds=tuple(seeds),
+                low=low,
+                high=high,
+                verdict=verdict,
+                note=", ".join(f"{WORDS[arm]} {value:.4f}" for arm, value in means.items()),
+            )
+        )
+    return rows
+
+
+WORDS = {
+    "first": "fixed, settings of the first budget",
+    "second": "fixed, settings of the total",
+    "restarted": "restarted",
+}
+
+
+def published_step_slope() -> float:
+    """Slope of the best step size over 1/K across the batches of the published table, at one budget."""
+    best = np.array(STEP_SIZES)[np.array(LOSSES).argmin(0)]
+    return float(np.polyfit(np.log(BATCH_SIZES), np.log(best), 1)[0])
+
+
+def _slope_row(
+    what: str,
+    claim: str,
+    theory: float,
+    tolerance: float,
+    found: Interval | None,
+    seeds: Sequence[Curve],
+    note: str,
+    group: str = "char-gpt with Scion: step size against the number of steps",
+) -> list[Row]:
+    if found is None:
+        return []
+    low, high = theory - tolerance, theory + tolerance
+    return [
+        Row(
+            what=what,
+            group=group,
+            claim=claim,
+            published=theory,
+            measured=found,
+            seeds=_seeds(seeds),
+            low=low,
+            high=high,
+            verdict=judge_interval(found, low, high),
+            note=note,
+        )
+    ]
+
+
+def _edges(seeds: Sequence[Curve]) -> str:
+    edges = [edge for curve in seeds for edge in curve.at_edge]
+    return f"{sum(edges)} of {len(edges)} best step sizes are at the edge of those tried"
+
+
+def _seeds(found: Sequence[Curve]) -> tuple[int, ...]:
+    return tuple(sorted({curve.seed for curve in found}))
