@@ -65,7 +65,7 @@ def curves(results: Results, prefix: str) -> list[Curve]:
     """The curves of whole seeds: those that have every run that any seed of their budget has, by budget and seed."""
     found: dict[tuple[int, int], dict[int, dict[float, tuple[float, int]]]] = {}
     for name, cell in results.items():
-        if not name.startswith(prefix) or cell.get("loss", False) is False:
+        if not name.startswith(prefix) or "loss" not in cell:
             continue
         arguments = cell["arguments"]
         runs = found.setdefault((int(arguments["budgets"][-1]), int(arguments["seed"])), {})

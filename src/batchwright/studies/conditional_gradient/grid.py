@@ -1,9 +1,10 @@
 """Which runs of the language model there are: batch sizes, step sizes, budgets and seeds, and the two schedules."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from batchwright.planning import TokenBudget, token_budget
 from batchwright.studies.conditional_gradient.language import CONTEXT, run_language
 from batchwright.studies.study import Cell
 
@@ -113,22 +114,22 @@ def _grid_cell(tokens: int, batch_size: int, lr: float, seed: int, preset: str, 
 
 
 def _schedule_cell(schedules: Schedules, arm: str, seed: int, preset: str, turn: int) -> Cell:
-    ratio = schedules.total / schedules.first
-    # A power of two nearest to the power 2/3 of the ratio, as the restarted schedule rounds.
-    growth = 2 ** round(math.log2(ratio) * 2 / 3)
-    second = arm == "second"
     return Cell(
         name=f"schedule/{arm}/seed-{seed}",
         run=run_language,
-        arguments={
-            "budgets": [schedules.first, schedules.total] if arm == "restarted" else [schedules.total],
-            "batch_size": schedules.batch_size * (growth if second else 1),
-            "lr": schedules.lr * (growth / ratio if second else 1.0),
-            "seed": seed,
-            **_evaluation(preset),
-        },
+        arguments={**arm_settings(schedules, arm), "seed": seed, **_evaluation(preset)},
         weight=_weight(2 + turn // 4, schedules.total, schedules.batch_size),
     )
+
+
+def arm_settings(schedules: Schedules, arm: str) -> dict[str, Any]:
+    """Budgets, batch size and step size of one of `ARMS`; those of the total are what the restarted schedule comes to."""
+    if arm == "second":
+        base = TokenBudget(batch_size=schedules.batch_size, sequence_length=1, lr=schedules.lr, tokens=schedules.first)
+        total = token_budget(base=base, tokens=schedules.total, rounding="power-of-two")
+        return {"budgets": [schedules.total], "batch_size": total.batch_size, "lr": total.lr}
+    budgets = [schedules.first, schedules.total] if arm == "restarted" else [schedules.total]
+    return {"budgets": budgets, "batch_size": schedules.batch_size, "lr": schedules.lr}
 
 
 def _evaluation(preset: str) -> dict[str, int]:

@@ -8,10 +8,12 @@ import numpy as np
 from batchwright.core.statistics import mean_interval
 from batchwright.core.study_record import Panel, Series, StudyFigure
 from batchwright.studies.conditional_gradient.curves import Curve, Results, curves
-from batchwright.studies.conditional_gradient.language_rows import LANGUAGE, budget_name, by_budget
+from batchwright.studies.conditional_gradient.language_rows import LANGUAGE, WHO, budget_name, by_budget
 
 
-def language_figure(results: Results, prefix: str = LANGUAGE, name: str = "language") -> StudyFigure | None:
+def language_figure(
+    results: Results, prefix: str = LANGUAGE, name: str = "language", who: str = WHO
+) -> StudyFigure | None:
     """Loss at the best step size against batch; best step size against 1/K; best batch against tokens."""
     budgets = by_budget(curves(results, prefix))
     if not budgets:
@@ -34,7 +36,7 @@ def language_figure(results: Results, prefix: str = LANGUAGE, name: str = "langu
         panels.append(_best_batches(budgets))
     return StudyFigure(
         name=name,
-        title="char-gpt with Scion: budgets of tokens",
+        title=f"{who}: budgets of tokens",
         caption="Left the loss at the best step size of each batch; then that step size against one over the number of steps; then "
         "the best batch against the budget. Means over seeds with 95 % intervals of a mean.",
         panels=tuple(panels),
@@ -42,7 +44,9 @@ def language_figure(results: Results, prefix: str = LANGUAGE, name: str = "langu
     )
 
 
-def grid_figure(results: Results, prefix: str = LANGUAGE, name: str = "language-grid") -> StudyFigure | None:
+def grid_figure(
+    results: Results, prefix: str = LANGUAGE, name: str = "language-grid", who: str = WHO
+) -> StudyFigure | None:
     """Loss of every run, mean over seeds, a panel a budget."""
     budgets = by_budget(curves(results, prefix))
     if not budgets:
@@ -54,6 +58,7 @@ def grid_figure(results: Results, prefix: str = LANGUAGE, name: str = "language-
             cell
             for key, cell in results.items()
             if key.startswith(prefix)
+            and "loss" in cell
             and cell["arguments"]["budgets"][-1] == tokens
             and cell["arguments"]["seed"] in whole
         ]
@@ -77,7 +82,7 @@ def grid_figure(results: Results, prefix: str = LANGUAGE, name: str = "language-
         )
     return StudyFigure(
         name=name,
-        title="char-gpt with Scion: every step size",
+        title=f"{who}: every step size",
         caption="Mean over seeds of the loss held out.",
         panels=tuple(panels),
         columns=2,

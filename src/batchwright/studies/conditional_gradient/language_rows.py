@@ -11,7 +11,7 @@ from batchwright.studies.conditional_gradient.curves import FREE, Curve, Results
 from batchwright.studies.conditional_gradient.rule import BATCH_SIZES, LOSSES, STEP_SIZES
 from batchwright.studies.verdict import judge, judge_interval
 
-LANGUAGE = "language/"
+LANGUAGE, WHO = "language/", "char-gpt with Scion"
 # What still counts as the exponent of the theory, and as the same loss at the end; both are ours.
 STEP_TOLERANCE, BATCH_TOLERANCE, SAME_LOSS = 0.2, 0.15, 0.01
 
@@ -35,9 +35,7 @@ def budget_name(tokens: int) -> str:
     return f"T=2^{power:.0f}" if power == int(power) else f"T={tokens:.3g}"
 
 
-def u_rows(
-    results: Results, prefix: str = LANGUAGE, group: str = "char-gpt with Scion: loss against batch"
-) -> list[Row]:
+def u_rows(results: Results, prefix: str = LANGUAGE, who: str = WHO) -> list[Row]:
     """Loss at either end of the batch sizes less that at the best one, which is chosen by the mean over the seeds."""
     rows = []
     for tokens, seeds in by_budget(curves(results, prefix)).items():
@@ -49,7 +47,7 @@ def u_rows(
             rows.append(
                 Row(
                     what=f"{budget_name(tokens)}: loss at the {word} batch, {size}, less that at {seeds[0].batch_sizes[best]}",
-                    group=group,
+                    group=f"{who}: loss against batch",
                     claim="both ends are worse: a U",
                     published=None,
                     measured=measured,
@@ -64,9 +62,10 @@ def u_rows(
     return rows
 
 
-def step_rows(results: Results, prefix: str = LANGUAGE) -> list[Row]:
+def step_rows(results: Results, prefix: str = LANGUAGE, who: str = WHO) -> list[Row]:
     """The best step size over the number of steps: across batches, across budgets, and at the best batch."""
     found = curves(results, prefix)
+    group = f"{who}: step size against the number of steps"
     rows = []
     for tokens, seeds in by_budget(found).items():
         over_steps = [1 / steps for curve in seeds for steps in curve.num_steps]
@@ -78,6 +77,7 @@ def step_rows(results: Results, prefix: str = LANGUAGE) -> list[Row]:
             slope_interval(over_steps, [lr for curve in seeds for lr in curve.lrs]),
             seeds,
             _edges(seeds),
+            group,
         )
     if len(by_budget(found)) < 2:
         return rows
@@ -90,6 +90,7 @@ def step_rows(results: Results, prefix: str = LANGUAGE) -> list[Row]:
         slope_interval([1 / steps for steps, _, _ in points], [lr for _, lr, _ in points], [b for _, _, b in points]),
         found,
         "a line of one slope for every batch",
+        group,
     )
     tokens_of = [float(curve.tokens) for curve in found]
     rows += _slope_row(
@@ -104,6 +105,7 @@ def step_rows(results: Results, prefix: str = LANGUAGE) -> list[Row]:
             f"{np.mean([c.lrs[c.best] * c.num_steps[c.best] for c in seeds]):.2g}"
             for seeds in by_budget(found).values()
         ),
+        group,
     )
     return rows
 
@@ -131,16 +133,16 @@ def batch_rows(results: Results) -> list[Row]:
             slope_interval(tokens, values),
             found,
             "sequences, geometric mean by budget: " + ", ".join(means),
-            group="char-gpt with Scion: best batch against tokens",
+            f"{WHO}: best batch against tokens",
         )
     return rows
 
 
-def schedule_rows(results: Results) -> list[Row]:
+def schedule_rows(results: Results, who: str = WHO) -> list[Row]:
     """The restarted schedule and the two fixed ones at equal tokens, seed by seed."""
     losses: dict[str, dict[int, float]] = {}
     for name, cell in results.items():
-        if name.startswith("schedule/"):
+        if name.startswith("schedule/") and "loss" in cell:
             losses.setdefault(name.split("/")[1], {})[int(cell["arguments"]["seed"])] = float(cell["loss"])
     rows = []
     for one, other, claim, low, high in (
@@ -156,7 +158,7 @@ def schedule_rows(results: Results) -> list[Row]:
         rows.append(
             Row(
                 what=f"loss of {WORDS[one]} less {WORDS[other]}",
-                group="char-gpt with Scion: schedules at equal tokens",
+                group=f"{who}: schedules at equal tokens",
                 claim=claim,
                 published=None,
                 measured=measured,
@@ -191,7 +193,7 @@ def _slope_row(
     found: Interval | None,
     seeds: Sequence[Curve],
     note: str,
-    group: str = "char-gpt with Scion: step size against the number of steps",
+    group: str,
 ) -> list[Row]:
     if found is None:
         return []

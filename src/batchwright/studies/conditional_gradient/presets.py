@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from batchwright.studies.conditional_gradient import landscape, rule, toy
 from batchwright.studies.conditional_gradient.grid import language_cells
+from batchwright.studies.conditional_gradient.nanogpt_grid import nanogpt_cells
 from batchwright.studies.study import Cell
 
 
@@ -79,4 +80,5 @@ def cells(preset: str, seed: int) -> Sequence[Cell]:
             for power in size.toy_powers
         ),
         *language_cells(preset, seed),
+        *(nanogpt_cells(seed) if preset == "paper" else []),
     ]

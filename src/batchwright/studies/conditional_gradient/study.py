@@ -9,7 +9,8 @@ from typing import Any
 
 from batchwright.studies.conditional_gradient.figures import bound_figure, table_figure, toy_figure
 from batchwright.studies.conditional_gradient.language_figures import grid_figure, language_figure
-from batchwright.studies.conditional_gradient.language_rows import batch_rows, schedule_rows, step_rows, u_rows
+from batchwright.studies.conditional_gradient.language_rows import WHO, batch_rows, schedule_rows, step_rows, u_rows
+from batchwright.studies.conditional_gradient.nanogpt_grid import NANOGPT, NANOGPT_WHO, published_rows
 from batchwright.studies.conditional_gradient.presets import cells
 from batchwright.studies.conditional_gradient.rows import bound_rows, rule_rows, table_rows, toy_rows
 from batchwright.studies.study import Study, Summary
@@ -24,19 +25,27 @@ LANGUAGE_NOTES = (
     "size falls over the last 28 % of the tokens. All runs of a seed see the same sequences.",
     "Slopes are least squares over all seeds, with the Student interval of the scatter about the line.",
 )
+PAPER_NOTE = (
+    "The paper preset needs a GPU, and FineWeb as token files in fineweb10B under the data root; a run of its grid has 1.3 billion "
+    "tokens. Losses are of one seed where the paper has five."
+)
 
 
 def summarise(preset: str, results: Mapping[str, Mapping[str, Any]]) -> Summary:
     """Rows, figures and notes of whatever has been finished."""
+    who = NANOGPT_WHO if preset == "paper" else WHO
     figures = (
         *(bound_figure(results), toy_figure(results), table_figure(results)),
         *(language_figure(results), grid_figure(results)),
+        language_figure(results, NANOGPT, "nanogpt", NANOGPT_WHO),
+        grid_figure(results, NANOGPT, "nanogpt-grid", NANOGPT_WHO),
     )
     rows = (
         *(*rule_rows(results), *bound_rows(results), *toy_rows(results), *table_rows(results)),
-        *(*u_rows(results), *step_rows(results), *batch_rows(results), *schedule_rows(results)),
+        *(*u_rows(results), *step_rows(results), *batch_rows(results), *schedule_rows(results, who)),
+        *(*u_rows(results, NANOGPT, NANOGPT_WHO), *step_rows(results, NANOGPT, NANOGPT_WHO), *published_rows(results)),
     )
-    notes = {"middle": LANGUAGE_NOTES}.get(preset, NOTES)
+    notes = {"middle": LANGUAGE_NOTES, "paper": (*NOTES, PAPER_NOTE)}.get(preset, NOTES)
     return Summary(rows=rows, figures=tuple(figure for figure in figures if figure is not None), notes=notes)
 
 
