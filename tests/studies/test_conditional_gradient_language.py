@@ -12,7 +12,7 @@ from torch import nn
 from batchwright.cli.app import run
 from batchwright.optim import Scion
 from batchwright.studies.conditional_gradient import curves as curves_module
-from batchwright.studies.conditional_gradient.curves import best_step, curves, slope_interval, vertex
+from batchwright.studies.conditional_gradient.curves import best_step, curves, slope_interval, vertex, whole_seeds
 from batchwright.studies.conditional_gradient.grid import SCHEDULES, arm_settings, language_cells
 from batchwright.studies.conditional_gradient.language import run_language
 from batchwright.studies.conditional_gradient.language_figures import grid_figure, language_figure
@@ -192,8 +192,8 @@ def test_the_vertex_of_a_parabola_and_where_there_is_none():
     assert vertex(x, [49.0, 36.0, 25.0, 16.0, 9.0, 4.0, 1.0]) == 6.0
     assert vertex([0.0, 1.0], [1.0, 0.0]) == 1.0
     assert best_step({1e-4: 3.0, 2e-4: 1.0, 4e-4: 3.0}) == (pytest.approx(2e-4), False)
-    assert best_step({1e-4: 1.0, 2e-4: 2.0, 4e-4: 3.0}) == (1e-4, True)
-    assert best_step({1e-4: 2.0, 2e-4: 1.0, 4e-4: math.inf}) == (2e-4, False)
+    assert best_step({1e-4: 1.0, 2e-4: 2.0, 4e-4: 3.0}) == (pytest.approx(1e-4), True)
+    assert best_step({1e-4: 2.0, 2e-4: 1.0, 4e-4: math.inf}) == (pytest.approx(2e-4), False)
 
 
 def test_only_whole_seeds_count_and_diverged_runs_are_infinite():
@@ -203,6 +203,21 @@ def test_only_whole_seeds_count_and_diverged_runs_are_infinite():
     assert [curve.seed for curve in found] == [0]
     results["language/12/3/0/0"]["loss"] = math.nan
     assert curves(results, "language/")[0].losses[3] < math.inf
+
+
+def test_a_seed_that_lacks_a_planned_run_is_left_out():
+    planned = [f"language/tokens-8/b-{size}/lr-1/seed-0" for size in (1, 2)] + ["language/tokens-9/b-1/lr-1/seed-0"]
+    names = [*planned, "language/tokens-8/b-1/lr-1/seed-1", "language/tokens-9/b-1/lr-1/seed-5", "rule"]
+    found = whole_seeds({name: {} for name in names}, "language/", planned)
+    assert list(found) == [*planned, "language/tokens-9/b-1/lr-1/seed-5", "rule"]
+    parts = [f"nanogpt/tokens-8/b-1/lr-1/seed-0/part-{part}" for part in range(2)]
+    assert whole_seeds({parts[0]: {}}, "nanogpt/", parts) == {}
+    assert list(whole_seeds({part: {} for part in parts}, "nanogpt/", parts)) == parts
+
+
+def test_one_seed_resolves_nothing():
+    rows = u_rows(synthetic(powers=(12,), sizes=range(5), seeds=1))
+    assert [row.verdict for row in rows] == ["not resolved"] * 2
 
 
 def test_the_largest_batch_that_costs_little_is_read_off_the_line_between_batches(monkeypatch):

@@ -1,7 +1,7 @@
 """From the losses of a grid of runs: the best step size of each batch, the best batch of each budget, and slopes with intervals."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,8 @@ class Curve:
         seed: Of the runs.
         batch_sizes: In sequences, increasing.
         losses: The least over the step sizes at each.
-        lrs: The step size that gives it, between those tried by a parabola in its logarithm.
-        at_edge: Whether the best step size is the smallest or the largest that was tried.
+        lrs: The best step size, between those tried by a parabola in its logarithm.
+        at_edge: Whether that is the smallest or the largest that was tried.
         num_steps: Steps of a run.
     """
 
@@ -59,6 +59,40 @@ class Curve:
                 places = np.log2(self.batch_sizes[index - 1 : index + 1])
                 return float(2.0 ** (places[0] + (bound - below) / (above - below) * (places[1] - places[0])))
         return math.nan
+
+
+def whole_seeds(results: Results, prefix: str, planned: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+    """The results of every budget under a prefix without the seeds that lack a planned run; other results stay.
+
+    A curve that lacks a batch, or a step size, has its least loss in another place.
+
+    Args:
+        results: By the name of the cell, ``PREFIX/BUDGET/RUN/seed-SEED`` or with a part behind it.
+        prefix: As above.
+        planned: Names of all cells of a preset; the runs of a budget are the same for every seed.
+    """
+    runs: dict[str, set[str]] = {}
+    for name in planned:
+        if name.startswith(prefix):
+            budget, run, _ = _parts(name)
+            runs.setdefault(budget, set()).add(run)
+    held: dict[tuple[str, str], set[str]] = {}
+    for name in results:
+        if name.startswith(prefix):
+            budget, run, seed = _parts(name)
+            held.setdefault((budget, seed), set()).add(run)
+    return {
+        name: cell
+        for name, cell in results.items()
+        if not name.startswith(prefix) or runs.get(_parts(name)[0], set()) <= held[(_parts(name)[0], _parts(name)[2])]
+    }
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    """Budget, run with its part, and seed."""
+    before, _, after = name.partition("/seed-")
+    seed, _, part = after.partition("/")
+    return "/".join(before.split("/")[:2]), f"{before}/{part}", seed
 
 
 def curves(results: Results, prefix: str) -> list[Curve]:
@@ -100,16 +134,14 @@ def _curve(tokens: int, seed: int, runs: Mapping[int, Mapping[float, tuple[float
 
 
 def best_step(losses: Mapping[float, float]) -> tuple[float, bool]:
-    """The step size of the least loss by a parabola through it and its neighbours in the logarithm; and whether it is at the edge."""
+    """The step size of the least loss by `vertex` in the logarithm; and whether that is the smallest or the largest tried.
+
+    A parabola over all step sizes near the least loss, as losses of neighbours differ by less than their noise.
+    """
     lrs = sorted(losses)
-    values = [losses[lr] for lr in lrs]
-    at = int(np.argmin(values))
-    if at in (0, len(lrs) - 1):
-        return lrs[at], True
-    near = slice(at - 1, at + 2)
-    if not np.isfinite(values[near]).all():
-        return lrs[at], False
-    return float(2.0 ** vertex(np.log2(lrs[near]), values[near])), False
+    found = vertex(np.log2(lrs), [losses[lr] for lr in lrs])
+    ends = math.log2(lrs[0]), math.log2(lrs[-1])
+    return float(2.0**found), min(abs(found - end) for end in ends) < 1e-9
 
 
 def vertex(x: Any, y: Sequence[float], reach: float = REACH) -> float:

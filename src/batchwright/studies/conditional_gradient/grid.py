@@ -49,9 +49,9 @@ class Budget:
 
 BUDGETS = (
     Budget(power=9, smallest=0, largest=2, num_seeds={"tiny": 1}),
-    Budget(power=14, smallest=0, largest=5, num_seeds={"middle": 4}),
-    Budget(power=16, smallest=0, largest=6, num_seeds={"middle": 4}),
-    Budget(power=18, smallest=1, largest=7, num_seeds={"middle": 4}, delay=1),
+    Budget(power=14, smallest=0, largest=5, num_seeds={"middle": 4}, more=((8, (5e-5,)),)),
+    Budget(power=16, smallest=0, largest=6, num_seeds={"middle": 4}, more=((1, (5e-5,)), (32, (1.6e-3,)))),
+    Budget(power=18, smallest=1, largest=7, num_seeds={"middle": 4}, delay=1, more=((2, (5e-5,)), (4, (5e-5,)))),
     Budget(power=20, smallest=3, largest=8, num_seeds={"middle": 3}, delay=3),
 )
 
@@ -78,7 +78,7 @@ class Schedules:
 # Eight times the tokens: the rule gives four times the batch and half of the step size. Batch and step size of the first budget are
 # the best of its grid; the seeds are others than those of the grid.
 SCHEDULES = {
-    "tiny": Schedules(first=2**8, total=2**11, batch_size=1, lr=4e-4, num_seeds=1),
+    "tiny": Schedules(first=2**6, total=2**9, batch_size=1, lr=4e-4, num_seeds=1),
     "middle": Schedules(first=2**16, total=2**19, batch_size=4, lr=2e-4, num_seeds=8),
 }
 FIRST_SCHEDULE_SEED = 100

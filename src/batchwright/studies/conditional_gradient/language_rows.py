@@ -43,7 +43,7 @@ def u_rows(results: Results, prefix: str = LANGUAGE, who: str = WHO) -> list[Row
         best = int(np.argmin(means))
         for end, word in ((0, "smallest"), (-1, "largest")):
             size = seeds[0].batch_sizes[end]
-            measured, verdict = judge([each.losses[end] - each.losses[best] for each in seeds], 0.0, math.inf)
+            measured, verdict = _judge([each.losses[end] - each.losses[best] for each in seeds], 0.0, math.inf)
             rows.append(
                 Row(
                     what=f"{budget_name(tokens)}: loss at the {word} batch, {size}, less that at {seeds[0].batch_sizes[best]}",
@@ -153,7 +153,7 @@ def schedule_rows(results: Results, who: str = WHO) -> list[Row]:
         seeds = sorted(set(losses.get(one, {})) & set(losses.get(other, {})))
         if not seeds:
             continue
-        measured, verdict = judge([losses[one][seed] - losses[other][seed] for seed in seeds], low, high)
+        measured, verdict = _judge([losses[one][seed] - losses[other][seed] for seed in seeds], low, high)
         means = {arm: float(np.mean([losses[arm][seed] for seed in seeds])) for arm in (one, other)}
         rows.append(
             Row(
@@ -177,6 +177,12 @@ WORDS = {
     "second": "fixed, settings of the total",
     "restarted": "restarted",
 }
+
+
+def _judge(values: Sequence[float], low: float, high: float) -> tuple[Interval | None, str]:
+    """As `judge`; one seed of a run with noise resolves nothing."""
+    measured, verdict = judge(values, low, high)
+    return measured, "not resolved" if len(values) < 2 else verdict
 
 
 def published_step_slope() -> float:

@@ -7,9 +7,17 @@ Conditional Gradient Methods, arXiv:2603.21191.
 from collections.abc import Mapping
 from typing import Any
 
+from batchwright.studies.conditional_gradient.curves import whole_seeds
 from batchwright.studies.conditional_gradient.figures import bound_figure, table_figure, toy_figure
 from batchwright.studies.conditional_gradient.language_figures import grid_figure, language_figure
-from batchwright.studies.conditional_gradient.language_rows import WHO, batch_rows, schedule_rows, step_rows, u_rows
+from batchwright.studies.conditional_gradient.language_rows import (
+    LANGUAGE,
+    WHO,
+    batch_rows,
+    schedule_rows,
+    step_rows,
+    u_rows,
+)
 from batchwright.studies.conditional_gradient.nanogpt_grid import NANOGPT, NANOGPT_WHO, published_rows
 from batchwright.studies.conditional_gradient.presets import cells
 from batchwright.studies.conditional_gradient.rows import bound_rows, rule_rows, table_rows, toy_rows
@@ -33,6 +41,9 @@ PAPER_NOTE = (
 
 def summarise(preset: str, results: Mapping[str, Mapping[str, Any]]) -> Summary:
     """Rows, figures and notes of whatever has been finished."""
+    planned = [cell.name for cell in cells(preset, 0)]
+    for prefix in (LANGUAGE, NANOGPT):
+        results = whole_seeds(results, prefix, planned)
     who = NANOGPT_WHO if preset == "paper" else WHO
     figures = (
         *(bound_figure(results), toy_figure(results), table_figure(results)),
