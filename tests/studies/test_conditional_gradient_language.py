@@ -18,6 +18,7 @@ from batchwright.studies.conditional_gradient.language import run_language
 from batchwright.studies.conditional_gradient.language_figures import grid_figure, language_figure
 from batchwright.studies.conditional_gradient.language_rows import (
     batch_rows,
+    constant_rows,
     published_step_slope,
     schedule_rows,
     step_rows,
@@ -234,6 +235,26 @@ def test_the_largest_batch_that_costs_little_is_read_off_the_line_between_batche
     assert curve.free_batch() == pytest.approx(2**2.25)
     monkeypatch.setattr(curves_module, "FREE", 0.1)
     assert math.isnan(curve.free_batch())
+
+
+def test_the_measured_constants_put_the_edge_beside_the_best_batch():
+    results = synthetic(noise=1e-4)
+    values = {"smoothness": 2.0, "mu": 0.5, "rho": 4.0, "sigma": 3.0}
+    results["constants"] = {
+        "arguments": {"seed": 0},
+        **{name: [value, 0.9 * value, 1.1 * value] for name, value in values.items()},
+    }
+    rows = rows_of(constant_rows(results))
+    for power in (12, 21):
+        edge = (2**power * 0.5 * 4 * 3 / 2) ** (2 / 3) / CONTEXT
+        row = rows[f"T=2^{power}: best batch over the rule's upper edge"]
+        assert row.measured.value == pytest.approx(2 ** (2 * power / 3 - 6) / edge, rel=0.02)
+        assert row.verdict == "holds"
+    results["constants"]["mu"] = [0.1, -0.2, 0.4]
+    assert [row.verdict for row in constant_rows(results)] == ["not resolved"]
+    results["constants"]["mu"] = [-0.3, -0.4, -0.2]
+    assert [row.verdict for row in constant_rows(results)] == ["does not hold"]
+    assert constant_rows({}) == []
 
 
 def test_schedules_are_compared_seed_by_seed():

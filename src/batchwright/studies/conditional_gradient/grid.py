@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchwright.planning import TokenBudget, token_budget
-from batchwright.studies.conditional_gradient.language import CONTEXT, run_language
+from batchwright.studies.conditional_gradient.language import CONTEXT, measure_constants, run_language
 from batchwright.studies.study import Cell
 
 # Step sizes of every batch size and budget.
@@ -29,7 +29,7 @@ class Budget:
     smallest: int
     largest: int
     num_seeds: Mapping[str, int]
-    delay: int = 0
+    delay: float = 0.0
     more: tuple[tuple[int, tuple[float, ...]], ...] = ()
 
     @property
@@ -51,8 +51,8 @@ BUDGETS = (
     Budget(power=9, smallest=0, largest=2, num_seeds={"tiny": 1}),
     Budget(power=14, smallest=0, largest=5, num_seeds={"middle": 4}, more=((8, (5e-5,)),)),
     Budget(power=16, smallest=0, largest=6, num_seeds={"middle": 4}, more=((1, (5e-5,)), (32, (1.6e-3,)))),
-    Budget(power=18, smallest=1, largest=7, num_seeds={"middle": 4}, delay=1, more=((2, (5e-5,)), (4, (5e-5,)))),
-    Budget(power=20, smallest=3, largest=8, num_seeds={"middle": 3}, delay=3),
+    Budget(power=18, smallest=1, largest=7, num_seeds={"middle": 4}, delay=0.5, more=((2, (5e-5,)), (4, (5e-5,)))),
+    Budget(power=20, smallest=3, largest=8, num_seeds={"middle": 3}, delay=3.0),
 )
 
 
@@ -79,9 +79,14 @@ class Schedules:
 # the best of its grid; the seeds are others than those of the grid.
 SCHEDULES = {
     "tiny": Schedules(first=2**6, total=2**9, batch_size=1, lr=4e-4, num_seeds=1),
-    "middle": Schedules(first=2**16, total=2**19, batch_size=4, lr=2e-4, num_seeds=8),
+    "middle": Schedules(first=2**14, total=2**17, batch_size=2, lr=2e-4, num_seeds=8),
 }
 FIRST_SCHEDULE_SEED = 100
+# The run along which the constants of the bound are measured; batches smaller than this give a gradient norm that is all noise.
+CONSTANTS = {
+    "tiny": {"batch_size": 2, "lr": 2e-4, "num_steps": 30, "last": 20},
+    "middle": {"batch_size": 16, "lr": 2e-4, "num_steps": 800, "last": 100},
+}
 ARMS = ("first", "second", "restarted")
 # What a step costs beside its tokens, in tokens; for the order of the cells alone.
 STEP_OVERHEAD = 512
@@ -101,10 +106,19 @@ def language_cells(preset: str, seed: int) -> list[Cell]:
         assert schedules is not None
         run_seed = seed + FIRST_SCHEDULE_SEED + index
         found += [_schedule_cell(schedules, arm, run_seed, preset, index) for arm in ARMS]
+    if preset in CONSTANTS:
+        found.append(
+            Cell(
+                name="constants",
+                run=measure_constants,
+                arguments={**CONSTANTS[preset], "seed": seed},
+                weight=_weight(1, 0, 1),
+            )
+        )
     return found
 
 
-def _grid_cell(tokens: int, batch_size: int, lr: float, seed: int, preset: str, turn: int) -> Cell:
+def _grid_cell(tokens: int, batch_size: int, lr: float, seed: int, preset: str, turn: float) -> Cell:
     return Cell(
         name=f"language/tokens-{tokens}/b-{batch_size}/lr-{lr:g}/seed-{seed}",
         run=run_language,
@@ -113,12 +127,12 @@ def _grid_cell(tokens: int, batch_size: int, lr: float, seed: int, preset: str, 
     )
 
 
-def _schedule_cell(schedules: Schedules, arm: str, seed: int, preset: str, turn: int) -> Cell:
+def _schedule_cell(schedules: Schedules, arm: str, seed: int, preset: str, turn: float) -> Cell:
     return Cell(
         name=f"schedule/{arm}/seed-{seed}",
         run=run_language,
         arguments={**arm_settings(schedules, arm), "seed": seed, **_evaluation(preset)},
-        weight=_weight(2 + turn // 4, schedules.total, schedules.batch_size),
+        weight=_weight(1 + turn // 4, schedules.total, schedules.batch_size),
     )
 
 
@@ -136,6 +150,6 @@ def _evaluation(preset: str) -> dict[str, int]:
     return {"num_evaluation": 64} if preset == "tiny" else {}
 
 
-def _weight(turn: int, tokens: int, batch_size: int) -> float:
+def _weight(turn: float, tokens: int, batch_size: int) -> float:
     """Earlier turns first, of a turn the longest first."""
     return 1e12 / 10.0**turn + tokens / (batch_size * CONTEXT) * (batch_size * CONTEXT + STEP_OVERHEAD)

@@ -4,7 +4,7 @@ The network is that of the task ``char-gpt`` with one layer, width 32 and sequen
 16 tokens: at the task's 64 the best batch of a small budget is a single sequence, and there is no left side of the U.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from batchwright.core.preserve import RandomState
 from batchwright.data.readers import find_data_root, read_text, resolve_data_root
+from batchwright.measure import conditional_gradient_constants
 from batchwright.studies.conditional_gradient.scion_run import fit, make_scion
 from batchwright.studies.streams import stream
 from batchwright.studies.study import Place
@@ -22,6 +23,8 @@ from batchwright.tasks.char_gpt import CharGPT, encode, sequence_loss, standard_
 
 CONTEXT, WIDTH, NUM_HEADS, NUM_LAYERS = 16, 32, 4, 1
 EVALUATION_CHUNK = 1024
+# Nats above which points are left out of the fit of mu, as in the paper.
+MAX_LOSS = 5.0
 
 
 @lru_cache(maxsize=2)
@@ -54,26 +57,14 @@ def run_language(
     Returns:
         ``loss`` in nats a character on the part held out, and what `fit` gives.
     """
-    root = None if find_data_root(place.data_root) is None else resolve_data_root(place.data_root)
-    train, evaluation, num_symbols = load_text(root)
-    before = RandomState.capture()
-    try:
-        torch.manual_seed(stream(seed, "conditional-gradient", "weights").initial_seed())
-        network = CharGPT(
-            num_symbols=num_symbols, context=CONTEXT, width=WIDTH, num_heads=NUM_HEADS, num_layers=NUM_LAYERS
-        )
-    finally:
-        before.restore()
-    network = network.to(place.device)
+    train, evaluation, num_symbols = _text(place)
+    network = _network(num_symbols, seed).to(place.device)
     optimizer = make_scion(network, lr)
-    generator = stream(seed, "conditional-gradient", "sequences")
-    starts = torch.randint(0, len(train) - CONTEXT, (budgets[-1] // CONTEXT,), generator=generator)
-    places = torch.arange(CONTEXT + 1)
+    sequences_of = _sequences(train, budgets[-1] // CONTEXT, seed)
 
     def gradient(first: int, number: int) -> float:
-        batch = train[starts[first : first + number, None] + places].to(place.device)
         optimizer.zero_grad()
-        loss = sequence_loss(network, [batch]).mean()
+        loss = sequence_loss(network, [sequences_of(first, number).to(place.device)]).mean()
         loss.backward()
         return float(loss.detach())
 
@@ -90,3 +81,65 @@ def run_language(
         "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
         "num_gradients": float(found["used"] // CONTEXT),
     }
+
+
+def measure_constants(
+    place: Place, *, batch_size: int, lr: float, num_steps: int, last: int, seed: int
+) -> Mapping[str, Any]:
+    """The constants of the bound along a run of constant step size, and where the rule puts its two thresholds.
+
+    Args:
+        place: Where the text is.
+        batch_size: Sequences in a step.
+        lr: Step size.
+        num_steps: Steps of the run.
+        last: Steps at its end that give smoothness, norm ratio and noise.
+        seed: Of weights and sequences.
+
+    Returns:
+        ``smoothness``, ``mu``, ``rho`` and ``sigma``, the last of one token, each as value, low and high.
+    """
+    train, _, num_symbols = _text(place)
+    network = _network(num_symbols, seed).to(place.device)
+    sequences_of = _sequences(train, batch_size * (num_steps + 1), seed)
+    found = conditional_gradient_constants(
+        network,
+        sequence_loss,
+        make_scion(network, lr),
+        [[sequences_of(batch_size * step, batch_size).to(place.device)] for step in range(num_steps + 1)],
+        last=last,
+        max_loss=MAX_LOSS,
+    )
+    intervals = {
+        "smoothness": found.smoothness,
+        "mu": found.mu,
+        "rho": found.rho,
+        "sigma": found.sigma.scaled(CONTEXT**0.5),
+    }
+    return {
+        **{name: [each.value, each.low, each.high] for name, each in intervals.items()},
+        "num_gradients": float(found.num_gradients * batch_size),
+    }
+
+
+def _text(place: Place) -> tuple[Int[Tensor, " T"], Int[Tensor, " V"], int]:
+    return load_text(None if find_data_root(place.data_root) is None else resolve_data_root(place.data_root))
+
+
+def _network(num_symbols: int, seed: int) -> CharGPT:
+    before = RandomState.capture()
+    try:
+        torch.manual_seed(stream(seed, "conditional-gradient", "weights").initial_seed())
+        return CharGPT(
+            num_symbols=num_symbols, context=CONTEXT, width=WIDTH, num_heads=NUM_HEADS, num_layers=NUM_LAYERS
+        )
+    finally:
+        before.restore()
+
+
+def _sequences(train: Int[Tensor, " T"], number: int, seed: int) -> Callable[[int, int], Int[Tensor, "B T1"]]:
+    """Sequences ``first`` to ``first + number`` of a seed, at random places of the text."""
+    generator = stream(seed, "conditional-gradient", "sequences")
+    starts = torch.randint(0, len(train) - CONTEXT, (number,), generator=generator)
+    places = torch.arange(CONTEXT + 1)
+    return lambda first, number: train[starts[first : first + number, None] + places]

@@ -7,7 +7,9 @@ import numpy as np
 
 from batchwright.core.statistics import Interval
 from batchwright.core.study_record import Row
+from batchwright.planning import ScgConstants, bst_thresholds
 from batchwright.studies.conditional_gradient.curves import FREE, Curve, Results, curves, slope_interval
+from batchwright.studies.conditional_gradient.language import CONTEXT
 from batchwright.studies.conditional_gradient.rule import BATCH_SIZES, LOSSES, STEP_SIZES
 from batchwright.studies.verdict import judge, judge_interval
 
@@ -134,6 +136,52 @@ def batch_rows(results: Results) -> list[Row]:
             found,
             "sequences, geometric mean by budget: " + ", ".join(means),
             f"{WHO}: best batch against tokens",
+        )
+    return rows
+
+
+def constant_rows(results: Results) -> list[Row]:
+    """The best batch of each budget over the upper edge of the flat part, as the measured constants put it."""
+    cell = results.get("constants")
+    if cell is None:
+        return []
+    group = f"{WHO}: measured constants"
+    mu, low, high = map(float, cell["mu"])
+    note = ", ".join(f"{name} {float(cell[name][0]):.3g}" for name in ("smoothness", "mu", "rho", "sigma"))
+    resolved = low > 0
+    rows = [
+        Row(
+            what="mu: slope of the gradient's dual norm over the loss",
+            group=group,
+            claim="positive: the norm falls with the loss",
+            published=None,
+            measured=Interval(value=mu, low=low, high=high) if math.isfinite(mu) else None,
+            seeds=(int(cell["arguments"]["seed"]),),
+            low=0.0,
+            high=math.inf,
+            verdict="holds" if resolved else "does not hold" if high < 0 else "not resolved",
+            note=note,
+        )
+    ]
+    if not resolved:
+        return rows
+    constants = ScgConstants(mu=mu, **{name: float(cell[name][0]) for name in ("smoothness", "rho", "sigma")})
+    for tokens, seeds in by_budget(curves(results, LANGUAGE)).items():
+        edge = bst_thresholds(constants, tokens=float(tokens))[1] / CONTEXT
+        measured, verdict = _judge([curve.best_batch() / edge for curve in seeds], 0.1, 10.0)
+        rows.append(
+            Row(
+                what=f"{budget_name(tokens)}: best batch over the rule's upper edge",
+                group=group,
+                claim="equal but for a numerical constant",
+                published=1.0,
+                measured=measured,
+                seeds=_seeds(seeds),
+                low=0.1,
+                high=10.0,
+                verdict=verdict,
+                note=f"the edge is at {edge:.3g} sequences",
+            )
         )
     return rows
 

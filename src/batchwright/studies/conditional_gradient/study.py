@@ -14,6 +14,7 @@ from batchwright.studies.conditional_gradient.language_rows import (
     LANGUAGE,
     WHO,
     batch_rows,
+    constant_rows,
     schedule_rows,
     step_rows,
     u_rows,
@@ -53,7 +54,13 @@ def summarise(preset: str, results: Mapping[str, Mapping[str, Any]]) -> Summary:
     )
     rows = (
         *(*rule_rows(results), *bound_rows(results), *toy_rows(results), *table_rows(results)),
-        *(*u_rows(results), *step_rows(results), *batch_rows(results), *schedule_rows(results, who)),
+        *(
+            *u_rows(results),
+            *step_rows(results),
+            *batch_rows(results),
+            *constant_rows(results),
+            *schedule_rows(results, who),
+        ),
         *(*u_rows(results, NANOGPT, NANOGPT_WHO), *step_rows(results, NANOGPT, NANOGPT_WHO), *published_rows(results)),
     )
     notes = {"middle": LANGUAGE_NOTES, "paper": (*NOTES, PAPER_NOTE)}.get(preset, NOTES)
