@@ -1,5 +1,6 @@
 """Which runs of the language model there are: batch sizes, step sizes, budgets and seeds, and the two schedules."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -152,4 +153,4 @@ def _evaluation(preset: str) -> dict[str, int]:
 
 def _weight(turn: float, tokens: int, batch_size: int) -> float:
     """Earlier turns first, of a turn the longest first."""
-    return 1e12 / 10.0**turn + tokens / (batch_size * CONTEXT) * (batch_size * CONTEXT + STEP_OVERHEAD)
+    return 1e12 * math.pow(10, -turn) + tokens / (batch_size * CONTEXT) * (batch_size * CONTEXT + STEP_OVERHEAD)
