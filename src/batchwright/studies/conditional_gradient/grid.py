@@ -52,7 +52,14 @@ BUDGETS = (
     Budget(power=9, smallest=0, largest=2, num_seeds={"tiny": 1}),
     Budget(power=14, smallest=0, largest=5, num_seeds={"middle": 4}, more=((8, (5e-5,)),)),
     Budget(power=16, smallest=0, largest=6, num_seeds={"middle": 4}, more=((1, (5e-5,)), (32, (1.6e-3,)))),
-    Budget(power=18, smallest=1, largest=7, num_seeds={"middle": 4}, delay=0.5, more=((2, (5e-5,)), (4, (5e-5,)))),
+    Budget(
+        power=18,
+        smallest=1,
+        largest=7,
+        num_seeds={"middle": 4},
+        delay=0.5,
+        more=((2, (5e-5,)), (4, (5e-5,)), (8, (5e-5,)), (32, (1.6e-3,)), (128, (1.6e-3,))),
+    ),
     Budget(power=20, smallest=3, largest=8, num_seeds={"middle": 3}, delay=3.0),
 )
 
