@@ -57,7 +57,7 @@ BUDGETS = (
         smallest=1,
         largest=7,
         num_seeds={"middle": 4},
-        delay=0.5,
+        delay=1.5,
         more=((2, (5e-5,)), (4, (5e-5,)), (8, (5e-5,)), (32, (1.6e-3,)), (128, (1.6e-3,))),
     ),
     Budget(power=20, smallest=3, largest=8, num_seeds={"middle": 3}, delay=3.0),
@@ -140,7 +140,7 @@ def _schedule_cell(schedules: Schedules, arm: str, seed: int, preset: str, turn:
         name=f"schedule/{arm}/seed-{seed}",
         run=run_language,
         arguments={**arm_settings(schedules, arm), "seed": seed, **_evaluation(preset)},
-        weight=_weight(1 + turn // 4, schedules.total, schedules.batch_size),
+        weight=_weight(1 + turn // 4 * 2, schedules.total, schedules.batch_size),
     )
 
 
