@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from batchwright.core.statistics import mean_interval
+from batchwright.core.statistics import Interval, mean_interval
 from batchwright.core.study_record import Panel, Series, StudyFigure
 from batchwright.studies.conditional_gradient.curves import Curve, Results, curves
 from batchwright.studies.conditional_gradient.language_rows import LANGUAGE, WHO, budget_name, by_budget
@@ -22,23 +22,26 @@ def language_figure(
     for colour, (tokens, seeds) in enumerate(budgets.items()):
         sizes = tuple(float(size) for size in seeds[0].batch_sizes)
         losses.append(_mean_series(budget_name(tokens), sizes, [each.losses for each in seeds], colour))
-        over_steps = tuple(1 / number for number in seeds[0].num_steps)
+        num_steps = tuple(float(number) for number in seeds[0].num_steps)
         logs = [tuple(math.log2(lr) for lr in each.lrs) for each in seeds]
-        steps.append(_powers(_mean_series(budget_name(tokens), over_steps, logs, colour)))
-    steps.append(_line("proportional to 1/K", [x for each in steps for x in each.x], steps[0].x[0], steps[0].y[0], 1.0))
+        steps.append(_powers(_mean_series(budget_name(tokens), num_steps, logs, colour)))
+    middle = steps[0].x[len(steps[0].x) // 2], steps[0].y[len(steps[0].y) // 2]
+    steps.append(_line("proportional to 1/K", [x for each in steps for x in each.x], *middle, -1.0))
     panels = [
         Panel(
             title="", x_name="batch size (sequences)", y_name="loss held out (nats)", series=tuple(losses), x_log=True
         ),
-        Panel(title="", x_name="1/K", y_name="best step size", series=tuple(steps), x_log=True, y_log=True),
+        Panel(
+            title="", x_name="steps of a run, K", y_name="best step size", series=tuple(steps), x_log=True, y_log=True
+        ),
     ]
     if len(budgets) > 1:
         panels.append(_best_batches(budgets))
     return StudyFigure(
         name=name,
         title=f"{who}: budgets of tokens",
-        caption="Left the loss at the best step size of each batch; then that step size against one over the number of steps; then "
-        "the best batch against the budget. Means over seeds with 95 % intervals of a mean.",
+        caption="Left the loss at the best step size of each batch; then that step size against the number of steps; then "
+        "the best batch against the budget. Means over seeds, from three on with 95 % intervals of a mean.",
         panels=tuple(panels),
         columns=3,
     )
@@ -96,7 +99,7 @@ def _best_batches(budgets: dict[int, list[Curve]]) -> Panel:
         (("best batch", Curve.best_batch), ("largest batch that costs 0.03 nats", Curve.free_batch))
     ):
         columns = [[math.log2(value(curve)) for curve in seeds] for seeds in budgets.values()]
-        found = [mean_interval([each for each in column if math.isfinite(each)] or [math.nan]) for column in columns]
+        found = [_interval([each for each in column if math.isfinite(each)] or [math.nan]) for column in columns]
         series.append(
             _powers(
                 Series(
@@ -114,7 +117,7 @@ def _best_batches(budgets: dict[int, list[Curve]]) -> Panel:
 
 
 def _mean_series(name: str, x: tuple[float, ...], rows: Sequence[Sequence[float]], colour: int) -> Series:
-    found = [mean_interval(list(column)) for column in zip(*rows, strict=True)]
+    found = [_interval(list(column)) for column in zip(*rows, strict=True)]
     return Series(
         name=name,
         x=x,
@@ -132,7 +135,13 @@ def _powers(series: Series) -> Series:
 
 
 def _power(value: float) -> float:
-    return float(2.0 ** min(max(value, -200.0), 200.0)) if not math.isnan(value) else math.nan
+    return float(2.0**value) if math.isfinite(value) else value
+
+
+def _interval(values: Sequence[float]) -> Interval:
+    """Of the mean; that of two values would be wider than the figure, so it is left out."""
+    found = mean_interval(values)
+    return found if len(values) > 2 else Interval(value=found.value, low=-math.inf, high=math.inf)
 
 
 def _line(name: str, places: list[float], x: float, y: float, exponent: float) -> Series:
