@@ -25,7 +25,8 @@ def language_figure(
         num_steps = tuple(float(number) for number in seeds[0].num_steps)
         logs = [tuple(math.log2(lr) for lr in each.lrs) for each in seeds]
         steps.append(_powers(_mean_series(budget_name(tokens), num_steps, logs, colour)))
-    middle = steps[0].x[len(steps[0].x) // 2], steps[0].y[len(steps[0].y) // 2]
+    last = steps[-1]
+    middle = last.x[len(last.x) // 2], last.y[len(last.y) // 2]
     steps.append(_line("proportional to 1/K", [x for each in steps for x in each.x], *middle, -1.0))
     panels = [
         Panel(
