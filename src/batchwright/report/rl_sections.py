@@ -67,12 +67,16 @@ def _cards(run: RlRecords) -> list[Html]:
     )
     return [
         card("Return at last", estimate(last.mean_return), f"at first {estimate(first.mean_return)}", _interval(last)),
-        card("Guarantee", promise if run.holds else "none", "chance of a decrease" if run.over == "update" else ""),
+        card("Guarantee", promise if run.holds else "none", _chance(run)),
         card("Trajectories", count(last.num_trajectories), f"of a budget of {count(run.budget)}"),
         card("Last batch", count(last.batch_size), f"at first {count(first.batch_size)}"),
         card("Updates", count(float(run.num_updates)), f"{count(float(run.num_moves))} moved"),
         card("Decreases", _decreases(run), "beyond noise, of those that moved"),
     ]
+
+
+def _chance(run: RlRecords) -> str:
+    return "chance of a decrease" if run.holds and run.over == "update" else ""
 
 
 def _decreases(run: RlRecords) -> str:
