@@ -1,0 +1,1 @@
+"""Tuning in few parallel rounds: batched kernelized bandits with a bound on what they return."""
