@@ -9,7 +9,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern
 
 from batchwright.bandits.candidate_posterior import CandidatePosterior
-from batchwright.bandits.dense_posterior import dense_posterior
+from batchwright.bandits.dense_posterior import dense_posterior, merged
 from batchwright.bandits.kernels import Kernel, information_exponent, profile, slope
 from batchwright.core.errors import InputError
 
@@ -58,8 +58,6 @@ def test_the_incremental_posterior_is_that_of_a_dense_solve(name, nu, plain_torc
     mean, variance = dense.at(candidates)
     assert (posterior.mean - mean).abs().max() < 1e-8
     assert (posterior.variance - variance).abs().max() < 1e-8
-    weights = dense.largest_weight(candidates)
-    assert (posterior.largest_weight() - weights).abs().max() < 1e-7
 
 
 def test_each_point_has_the_largest_variance_left_by_scikit_learn():
@@ -87,6 +85,30 @@ def test_a_block_of_earlier_points_is_as_good_as_one_after_another():
     assert (posterior.variance - variance).abs().max() < 1e-8
 
 
+def test_merged_points_give_the_same_posterior():
+    kernel, candidates = kernel_of("se", 2.5), points(50)
+    places = points(12, 5)[torch.arange(40) % 12]
+    values = torch.randn(40, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    plain = dense_posterior(places, values, kernel, 0.1)
+    distinct, means, counts = merged(places, values)
+    assert len(distinct) == 12
+    one = dense_posterior(distinct, means, kernel, 0.1, counts=counts)
+    block = CandidatePosterior(candidates, kernel, 0.1)
+    block.condition(distinct, means, counts=counts)
+    for got, expected in zip(one.at(candidates), plain.at(candidates), strict=True):
+        assert (got - expected).abs().max() < 1e-10
+    assert (block.mean - plain.at(candidates)[0]).abs().max() < 1e-10
+    # A change of one of the values moves the mean by its weight.
+    moved = torch.stack(
+        [
+            dense_posterior(places, values + 1.0 * (torch.arange(40) == i), kernel, 0.1).at(candidates)[0]
+            for i in range(40)
+        ]
+    )
+    largest = (moved - plain.at(candidates)[0]).abs().amax(0)
+    assert (one.largest_weight(candidates) - largest).abs().max() < 1e-10
+
+
 def test_only_what_is_allowed_is_chosen_and_the_variance_is_kept_for_all():
     candidates = points(100, dim=2)
     allowed = torch.zeros(100, dtype=torch.bool)
@@ -103,7 +125,7 @@ def test_without_noise_it_is_the_pivoted_cholesky_and_stops_at_its_tolerance():
     posterior = CandidatePosterior(candidates, kernel, 0.0)
     chosen = posterior.select(400, stop_below=1e-8)
     assert 20 < len(chosen) < 200
-    rows = posterior._rows[: len(chosen)]
+    rows = posterior.rows[: len(chosen)]
     assert (rows.T @ rows - kernel(candidates, candidates)).abs().max() < 2e-8
 
 

@@ -87,7 +87,7 @@ def calibration(
     points: Float[Tensor, "n D"],
     values: Float[Tensor, " n"],
     kernel: Kernel,
-    noise_variance: float,
+    noise_variance: float | Tensor,
     *,
     prior_mean: float = 0.0,
     level: float = 0.01,
@@ -101,7 +101,7 @@ def calibration(
         points: Where the values were taken.
         values: At least five for a verdict.
         kernel: Of the model.
-        noise_variance: Of one value.
+        noise_variance: Of each value, one or ``(n,)``.
         prior_mean: Of the process.
         level: Probability of a false alarm of each of the two tests.
     """

@@ -28,6 +28,7 @@ class CandidatePosterior:
         noise_variance: ``λ``, added to the diagonal for every point.
         prior_mean: Of the process, everywhere.
         variance: ``(N,)``: posterior variance of the function, without noise.
+        rows: ``(num_points or more, N)``: rows of the factor; those beyond ``num_points`` are room.
         num_points: Points that the variance is conditioned on.
     """
 
@@ -61,7 +62,7 @@ class CandidatePosterior:
         self.prior_mean = float(prior_mean)
         self._columns = kernel.scaled(self.candidates).T.contiguous()
         self.variance = torch.full((len(candidates),), kernel.variance, dtype=torch.float64, device=candidates.device)
-        self._rows = self.variance.new_empty((0, len(candidates)))
+        self.rows = self.variance.new_empty((0, len(candidates)))
         self._whitened: list[Tensor] = []
         self._chosen: list[int] = []
         self._scales: list[float] = []
@@ -80,8 +81,19 @@ class CandidatePosterior:
             return math.inf
         return float(sum(math.log(scale / math.sqrt(self.noise_variance)) for scale in self._scales))
 
-    def condition(self, points: Float[Tensor, "n D"], values: Float[Tensor, " n"] | None = None) -> None:
+    def condition(
+        self,
+        points: Float[Tensor, "n D"],
+        values: Float[Tensor, " n"] | None = None,
+        *,
+        counts: Float[Tensor, " n"] | None = None,
+    ) -> None:
         """Condition the prior on points that need not be candidates, all at once.
+
+        Args:
+            points: Where the values were taken.
+            values: May be left out where only the variance is asked for.
+            counts: How many values each is the mean of; 1 by default.
 
         Raises:
             InputError: If points are already there; the block comes first.
@@ -92,9 +104,9 @@ class CandidatePosterior:
             )
         if len(points) == 0:
             return
-        factor = factor_of(self.kernel, points, self.noise_variance)
-        self._rows = torch.linalg.solve_triangular(factor, self.kernel(points, self.candidates), upper=False)
-        self.variance = (self.variance - self._rows.square().sum(0)).clamp_min_(0)
+        factor = factor_of(self.kernel, points, _noise(self.noise_variance, counts))
+        self.rows = torch.linalg.solve_triangular(factor, self.kernel(points, self.candidates), upper=False)
+        self.variance = (self.variance - self.rows.square().sum(0)).clamp_min_(0)
         self._num_conditioned = len(points)
         if values is not None:
             self._whitened.append(
@@ -106,7 +118,7 @@ class CandidatePosterior:
         count: int,
         *,
         allowed: Bool[Tensor, " N"] | None = None,
-        stop_below: float = 0.0,
+        stop_below: float = -math.inf,
     ) -> Int64[Tensor, " Q"]:
         """Choose points of maximum variance one after another, without their values, and condition the variance on them.
 
@@ -159,7 +171,7 @@ class CandidatePosterior:
             )
         chosen = self._chosen[known - self._num_conditioned : last - self._num_conditioned]
         # Row t of the factor is what the rows before t hold at the point of t, and the scale of its own row on the diagonal.
-        columns = self._rows[:last, chosen].T
+        columns = self.rows[:last, chosen].T
         rest = values.to(columns) - self.prior_mean
         if known:
             rest = rest - columns[:, :known] @ torch.cat(self._whitened)
@@ -183,27 +195,16 @@ class CandidatePosterior:
             raise InputError(
                 f"mean needs the values of all {self.num_points} points, got {len(values)}; observe the others first"
             )
-        mean: Tensor = self.prior_mean + values @ self._rows[: len(values)]
+        mean: Tensor = self.prior_mean + values @ self.rows[: len(values)]
         return mean
-
-    def largest_weight(self) -> Float[Tensor, " N"]:
-        """Largest absolute weight that the mean at a candidate gives to one value: what a corruption of 1 of one value moves it by."""
-        if self.num_points == 0:
-            return torch.zeros_like(self.variance)
-        if self._num_conditioned:
-            raise InputError("largest_weight is for chosen points, got a posterior with a conditioned block")
-        factor = self._rows[: self.num_points, self._chosen].T.tril(-1)
-        factor.diagonal().copy_(factor.new_tensor(self._scales))
-        weights: Tensor = torch.linalg.solve_triangular(factor.T, self._rows[: self.num_points], upper=True)
-        return weights.abs().amax(0)
 
     def _reserve(self, count: int) -> None:
         needed = self.num_points + count
-        if needed > len(self._rows):
+        if needed > len(self.rows):
             # A single point doubles the room, so that many of them copy each row a constant number of times.
-            grown = self._rows.new_empty((max(needed, 2 * len(self._rows) if count == 1 else 0), self._rows.shape[1]))
-            grown[: self.num_points] = self._rows[: self.num_points]
-            self._rows = grown
+            grown = self.rows.new_empty((max(needed, 2 * len(self.rows) if count == 1 else 0), self.rows.shape[1]))
+            grown[: self.num_points] = self.rows[: self.num_points]
+            self.rows = grown
 
     def _largest(self, values: Tensor) -> int:
         return int(values.numpy().argmax()) if self._through_numpy else int(values.argmax())
@@ -214,14 +215,14 @@ class CandidatePosterior:
         scale = math.sqrt(max(float(self.variance[index]), 0.0) + self.noise_variance)
         if scale == 0:
             raise InputError(f"candidate {index} is known exactly and cannot be chosen again; give noise_variance > 0")
-        row = self._rows[number]
+        row = self.rows[number]
         if self._through_numpy:
             self._fill_row_on_cpu(row.numpy(), index, number, scale)
         else:
             gaps = self._columns - self._columns[:, index, None]
             row.copy_(self.kernel.of_sq_distance(gaps.square_().sum(0)))
             if number:
-                torch.addmv(row, self._rows[:number].T, self._rows[:number, index].contiguous(), alpha=-1, out=row)
+                torch.addmv(row, self.rows[:number].T, self.rows[:number, index].contiguous(), alpha=-1, out=row)
             row.div_(scale)
         self.variance.addcmul_(row, row, value=-1)
         if shown is not None:
@@ -245,18 +246,22 @@ class CandidatePosterior:
         if self.kernel.variance != 1.0:
             row *= self.kernel.variance
         if number:
-            rows = self._rows[:number].numpy()
+            rows = self.rows[:number].numpy()
             row -= np.ascontiguousarray(rows[:, index]) @ rows
         row *= 1 / scale
 
 
-def factor_of(kernel: Kernel, points: Tensor, noise_variance: float) -> Tensor:
-    """Lower Cholesky factor of ``K + λI``; without noise, points that repeat need a jitter of 1e-10 of the variance."""
+def factor_of(kernel: Kernel, points: Tensor, noise: float | Tensor) -> Tensor:
+    """Lower Cholesky factor of ``K + noise``; without noise, points that repeat need a jitter of 1e-10 of the variance."""
     matrix = kernel(points, points)
-    matrix.diagonal().add_(noise_variance)
+    matrix.diagonal().add_(noise)
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if bool(failed):
         matrix.diagonal().add_(1e-10 * kernel.variance)
         factor = torch.linalg.cholesky(matrix)
     return factor
+
+
+def _noise(noise_variance: float, counts: Tensor | None) -> float | Tensor:
+    return noise_variance if counts is None else noise_variance / counts
