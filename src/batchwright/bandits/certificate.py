@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,11 +11,9 @@ from batchwright.bandits.bounds import tightest
 from batchwright.bandits.calibration import Calibration, calibration
 from batchwright.bandits.dense_posterior import DensePosterior
 from batchwright.bandits.pool import Pool, Region
+from batchwright.bandits.progress import Progress
 from batchwright.bandits.trials import FAILED
 from batchwright.core.errors import InputError
-
-if TYPE_CHECKING:
-    from batchwright.bandits.bandit import Bandit
 
 # Distinct points that the calibration looks at.
 CALIBRATED = 2000
@@ -71,7 +68,7 @@ class Recommendation:
         return "\n".join(f"{part[0].upper()}{part[1:]}." for part in parts)
 
 
-def certify(bandit: "Bandit") -> Recommendation:
+def certify(bandit: Progress) -> Recommendation:
     """The recommendation of a bandit from the values so far; see `Bandit.recommend`."""
     posterior = bandit.evidence.posterior(bandit.num_rounds)
     if posterior is None:
@@ -124,7 +121,7 @@ def worst_means(pool: Pool, posterior: DensePosterior) -> Tensor:
     return pool.view(torch.cat([posterior.mean_at(block) for block in blocks]))
 
 
-def polish(bandit: "Bandit", posterior: DensePosterior, point: Tensor) -> Tensor:
+def polish(bandit: Progress, posterior: DensePosterior, point: Tensor) -> Tensor:
     """A better point of the mean near one of a box, among those that the bounds let pass."""
     reach = 0.5 * bandit.survivors.pool.num_centres ** (-1 / bandit.space.dim)
     for _ in range(POLISH_ROUNDS):

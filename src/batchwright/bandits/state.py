@@ -2,26 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from batchwright.bandits.bounds import Bound
 from batchwright.bandits.candidate_posterior import CandidatePosterior
 from batchwright.bandits.model import InForce
+from batchwright.bandits.progress import Progress
 from batchwright.bandits.trials import DONE
 from batchwright.core.errors import CheckpointError
 from batchwright.core.serialization import to_plain
-
-if TYPE_CHECKING:
-    from batchwright.bandits.bandit import Bandit
 
 SCHEMA = 1
 TRIAL_FIELDS = ("points", "encoded", "index", "round", "value", "status")
 SURVIVOR_FIELDS = ("alive", "barred", "upper", "lower")
 
 
-def state_of(bandit: "Bandit") -> dict[str, Any]:
+def state_of(bandit: Progress) -> dict[str, Any]:
     """``{"plain": ..., "tensors": ...}``: strict JSON, and tensors by name on the CPU."""
     survivors = bandit.survivors
     plain = {
@@ -47,7 +45,7 @@ def state_of(bandit: "Bandit") -> dict[str, Any]:
     }
 
 
-def restore(bandit: "Bandit", state: Mapping[str, Any]) -> None:
+def restore(bandit: Progress, state: Mapping[str, Any]) -> None:
     """Put a state into a bandit that was made with the same arguments.
 
     Raises:
@@ -68,7 +66,7 @@ def restore(bandit: "Bandit", state: Mapping[str, Any]) -> None:
         raise CheckpointError(f"state must be what state_dict() gave, got one without {error}") from error
 
 
-def _identity(bandit: "Bandit") -> dict[str, Any]:
+def _identity(bandit: Progress) -> dict[str, Any]:
     return {
         "name": bandit.name,
         "plan": bandit.plan,
@@ -83,7 +81,7 @@ def _identity(bandit: "Bandit") -> dict[str, Any]:
     }
 
 
-def _fill(bandit: "Bandit", plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def _fill(bandit: Progress, plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     survivors = bandit.survivors
     for name in TRIAL_FIELDS:
         held = tensors[f"trials.{name}"]
@@ -120,7 +118,7 @@ def _fill(bandit: "Bandit", plain: Mapping[str, Any], tensors: Mapping[str, Tens
     bandit.live = _live(bandit)
 
 
-def _live(bandit: "Bandit") -> CandidatePosterior | None:
+def _live(bandit: Progress) -> CandidatePosterior | None:
     """The rows that were there, made again in the same order; None where the bounds do not go by them."""
     if not bandit.finite or bandit.model.fitted or bandit.corruption:
         return None

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from batchwright.studies.associative_memory.study import ASSOCIATIVE_MEMORY
+from batchwright.studies.batched_bandits.study import BATCHED_BANDITS
 from batchwright.studies.conditional_gradient.study import CONDITIONAL_GRADIENT
 from batchwright.studies.eoss.study import EOSS
 from batchwright.studies.kalman_norm.study import KALMAN_NORM
@@ -10,5 +11,6 @@ from batchwright.studies.study import Study
 from batchwright.studies.train_longer.study import TRAIN_LONGER
 
 REGISTRY: Mapping[str, Study] = {
-    study.name: study for study in (EOSS, ASSOCIATIVE_MEMORY, CONDITIONAL_GRADIENT, TRAIN_LONGER, KALMAN_NORM)
+    study.name: study
+    for study in (EOSS, ASSOCIATIVE_MEMORY, CONDITIONAL_GRADIENT, TRAIN_LONGER, KALMAN_NORM, BATCHED_BANDITS)
 }
