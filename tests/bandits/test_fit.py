@@ -34,7 +34,7 @@ def test_the_gradient_is_that_of_finite_differences(name, nu, free):
     prior = Prior(lengthscale=LogNormal(location=0.1, scale=0.7), variance=FLAT if free else None)
     objective = Objective(points=points, values=values, name=name, nu=nu, prior=prior)
     at = torch.tensor([-1.0, -0.5, -3.0, 0.3][: objective.num_parameters], dtype=torch.float64)
-    value, gradient = objective.with_gradient(at)
+    value, gradient = objective.with_gradient(at.numpy())
     assert value == pytest.approx(float(objective(at[None])[0]), rel=1e-12)
     for index in range(len(at)):
         step = torch.zeros_like(at)

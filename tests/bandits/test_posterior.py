@@ -1,7 +1,5 @@
 """Kernels and posteriors against dense solves, scikit-learn's kernels and finite differences."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern
 
 from batchwright.bandits.candidate_posterior import CandidatePosterior
 from batchwright.bandits.dense_posterior import dense_posterior, merged
-from batchwright.bandits.kernels import Kernel, information_exponent, profile, slope
+from batchwright.bandits.kernels import Kernel, information_exponent
 from batchwright.core.errors import InputError
 
 KERNELS = [("se", 2.5), ("matern", 0.5), ("matern", 1.5), ("matern", 2.5)]
@@ -30,15 +28,6 @@ def test_kernels_are_those_of_scikit_learn(name, nu):
     scales = np.array(kernel.lengthscales)
     other = ConstantKernel(1.7) * (RBF(scales) if name == "se" else Matern(scales, nu=nu))
     np.testing.assert_allclose(kernel(x, y).numpy(), other(x.numpy(), y.numpy()), rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize(("name", "nu"), KERNELS)
-def test_the_slope_is_the_derivative_of_the_profile(name, nu):
-    r = torch.linspace(0.05, 4, 50, dtype=torch.float64)
-    step = 1e-6
-    derivative = (profile(name, nu, (r + step) ** 2) - profile(name, nu, (r - step) ** 2)) / (2 * step)
-    torch.testing.assert_close(slope(name, nu, r.square()), -derivative / r, rtol=1e-7, atol=1e-9)
-    assert math.isfinite(slope(name, nu, torch.zeros(1, dtype=torch.float64)))
 
 
 @pytest.mark.parametrize("plain_torch", [False, True])

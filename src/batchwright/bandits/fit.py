@@ -44,7 +44,7 @@ def fit_kernel(
     prior: Prior | None = None,
     noise_variance: float | None = None,
     num_starts: int = 2,
-    num_scanned: int = 24,
+    num_scanned: int = 16,
     seed: int = 0,
 ) -> FittedKernel:
     """Fit length scales, variance, noise and mean.
@@ -84,8 +84,8 @@ def fit_kernel(
     starts = _starts(objective, bounds, num_starts, max(num_scanned, num_starts), seed)
 
     def negative(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = objective.with_gradient(torch.from_numpy(parameters))
-        return (-value, -gradient.numpy()) if math.isfinite(value) else (1e25, np.zeros_like(parameters))
+        value, gradient = objective.with_gradient(parameters)
+        return (-value, -gradient) if math.isfinite(value) else (1e25, gradient)
 
     found = [
         minimize(negative, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-9, "gtol": 1e-4})

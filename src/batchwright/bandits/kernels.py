@@ -61,7 +61,11 @@ class Kernel:
 
     def __call__(self, left: Float[Tensor, "N D"], right: Float[Tensor, "M D"]) -> Float[Tensor, "N M"]:
         """The matrix of ``k(left_i, right_j)``."""
-        return self.of_sq_distance(sq_distances(self.scaled(left), self.scaled(right)))
+        # Only a kernel with a kink at zero needs the exact distance of near points.
+        exact = self.name == "matern" and self.nu == 0.5
+        return self.of_sq_distance(
+            (sq_distances if exact else fast_sq_distances)(self.scaled(left), self.scaled(right))
+        )
 
     def of_sq_distance(self, sq: Tensor) -> Tensor:
         """``k`` from ``r²``; in units of the variance of the kernel."""
@@ -80,6 +84,14 @@ def sq_distances(left: Float[Tensor, "N D"], right: Float[Tensor, "M D"]) -> Flo
     return total
 
 
+def fast_sq_distances(left: Float[Tensor, "N D"], right: Float[Tensor, "M D"]) -> Float[Tensor, "N M"]:
+    """Squared Euclidean distances by the expansion of the square about the middle of ``right``, to 1e-15 of its extent squared."""
+    middle = right.mean(0) if len(right) else right.sum(0)
+    left, right = left - middle, right - middle
+    sq = torch.addmm(right.square().sum(1)[None, :], left, right.T, alpha=-2).add_(left.square().sum(1)[:, None])
+    return sq.clamp_min_(0)
+
+
 def profile(name: str, nu: float, sq: Tensor) -> Tensor:
     """The kernel of variance 1 from ``r²``."""
     if name == "se":
@@ -90,21 +102,6 @@ def profile(name: str, nu: float, sq: Tensor) -> Tensor:
     if nu == 1.5:
         return (1 + root) * torch.exp(-root)
     return (1 + root + root.square() / 3) * torch.exp(-root)
-
-
-def slope(name: str, nu: float, sq: Tensor) -> Tensor:
-    """``−(d profile / d r) / r``, so that the derivative in the logarithm of length scale ``j`` is ``slope · ((x_j − y_j)/ℓ_j)²``.
-
-    At ``r = 0`` the factor beside it is zero; Matérn 1/2, whose slope is infinite there, gives zero too.
-    """
-    if name == "se":
-        return torch.exp(-0.5 * sq)
-    root = torch.sqrt(2 * nu * sq)
-    if nu == 0.5:
-        return torch.where(root > 0, torch.exp(-root) / root.clamp_min(1e-300), torch.zeros_like(root))
-    if nu == 1.5:
-        return 3 * torch.exp(-root)
-    return (5 / 3) * (1 + root) * torch.exp(-root)
 
 
 def information_exponent(name: str, nu: float, dim: int) -> float:

@@ -12,7 +12,7 @@ from batchwright.bandits.perturbation import Neighbourhoods
 from batchwright.bandits.space import Space
 
 # Scattered points of the whole box that the surviving region is tested with, for each candidate.
-TESTED = 4
+TESTED = 2
 # Attempts to fill a small region from within its own bounds.
 ATTEMPTS = 12
 
@@ -153,6 +153,7 @@ def refine(
     for _ in range(ATTEMPTS):
         if len(found) >= number:
             break
+        before = len(found)
         units = space.encode_numbers(found)
         low, high = units.min(0).values, units.max(0).values
         margin = 0.02 + 0.1 * (high - low)
@@ -160,4 +161,6 @@ def refine(
         draws = torch.rand(number, space.dim, generator=generator, dtype=torch.float64).to(found)
         more = space.from_unit(low + (high - low) * draws)
         found = distinct(torch.cat([found, more[alive(more)]]))
+        if len(found) - before < number // 20:
+            break
     return found[:number], len(passed) / len(tested), len(tested)
