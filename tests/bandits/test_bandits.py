@@ -210,3 +210,20 @@ def test_the_rooms_names_are_at_hand():
     assert bw.bandits.BPE is BPE
     assert bw.bandits.RobustBPE is RobustBPE
     assert bw.bandits.batch_schedule(64, 3) == batch_schedule(64, 3)
+
+
+def test_values_that_the_model_did_not_predict_are_told():
+    alarms = 0
+    for seed in range(20):
+        bandit = run(make("bpe", confidence=Confidence(), horizon=60), seed=seed)
+        alarms += any("were not what the model" in each for each in bandit.recommend().warnings)
+    # The function is not a draw of the prior, but its errors are within those of one: at half a per cent a round, one in 20 is plenty.
+    assert alarms <= 1
+    bandit = make("bpe", horizon=60)
+    generator = torch.Generator().manual_seed(0)
+    while not bandit.done:
+        points = bandit.ask()
+        # A bump of width 0.02 that most points miss.
+        bump = 5 * torch.exp(-((points - points[-1]) / 0.02).square().sum(1)) * (bandit.num_rounds > 0)
+        bandit.tell(points, noisy(points, "grid", generator) + bump)
+    assert any("round 2 were not what the model before it predicted" in each for each in bandit.recommend().warnings)

@@ -59,7 +59,7 @@ class Bandit(Progress, ABC):
         return self.pending()
 
     def tell(
-        self, points: Float[Tensor, "Q d"] | None, values: Float[Tensor, " Q"], *, ids: Sequence[int] | None = None
+        self, points: Float[Tensor, "Q d"] | None, values: Float[Tensor, " n"], *, ids: Sequence[int] | None = None
     ) -> None:
         """Give values of pending trials; the last one of a round closes it.
 
@@ -124,6 +124,10 @@ class Bandit(Progress, ABC):
 
     def close_round(self) -> None:
         """Bounds and survivors from the values of the round that is over."""
+        # The test is of a batch; after each of a thousand single trials it would cost more than the trials.
+        surprise = self.evidence.surprise(self.num_rounds) if self.plan[self.num_rounds] > 1 else ""
+        if surprise:
+            self.survivors.warnings.append(surprise)
         number, self.num_rounds = self.num_rounds, self.num_rounds + 1
         here = self.trials.round == number
         whole = bool((self.trials.status[here] == DONE).all())
