@@ -30,7 +30,7 @@ def test_names_of_cells_are_unique_and_the_functions_follow_the_seed():
         names = [cell.name for cell in cells(preset, 0)]
         assert len(set(names)) == len(names)
     shifted = {cell.name: cell.arguments.get("seeds") for cell in cells("laptop", 7)}
-    assert shifted["regret/se/beta-6/batches-2"] == tuple(range(7, 27))
+    assert shifted["regret/se/beta-6/batches-2"] == tuple(range(7, 47))
 
 
 def test_a_whole_run_in_seconds(tmp_path, monkeypatch):

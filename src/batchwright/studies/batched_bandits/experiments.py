@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from batchwright.bandits import BPE, REGISTRY, Confidence, Kernel, Model, Perturbation, RobustBPE
+from batchwright.bandits.pool import Pool
 from batchwright.bandits.schedules import (
     batch_schedule,
     geometric_lengths,
@@ -115,10 +117,10 @@ def robust(
         charged, kept = 0.0, True
         generator = torch.Generator().manual_seed(seed)
         while not bandit.done:
-            # A sample is charged to a surviving nominal point that it is a perturbation of; the worst of them is the most it can be.
-            charged += bandit.plan[bandit.num_rounds] * float(lost[bandit.survivors.alive].max())
+            charges = _charges(bandit.survivors.pool, lost, bandit.survivors.alive)
             asked = bandit.ask()
             index = bandit.trials.index[-len(asked) :]
+            charged += float(charges[index].sum())
             draws = torch.randn(len(asked), generator=generator, dtype=torch.float64)
             bandit.tell(asked, value[index] + noise * draws)
             kept = kept and bool(bandit.survivors.alive[int(worst.argmax())])
@@ -130,3 +132,12 @@ def robust(
         found["plain"].append(float(play(plain, points, value, noise, seed).regret.sum()))
         found["of_plain_optimum"].append(float(lost[int(value.argmax())]))
     return {"plan": list(bandit.plan), **found}
+
+
+def _charges(pool: Pool, lost: Tensor, alive: Tensor) -> Tensor:
+    """Robust regret that a sample at each point is charged: that of the worst surviving nominal point that it is a perturbation of."""
+    near = pool.near
+    assert near is not None  # a robust bandit has neighbourhoods
+    pairs = alive[near.centre]
+    found = torch.full((near.num_points,), -torch.inf, dtype=lost.dtype, device=lost.device)
+    return found.scatter_reduce_(0, near.index[pairs], lost[near.centre[pairs]], "amax")

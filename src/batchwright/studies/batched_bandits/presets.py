@@ -41,7 +41,7 @@ class Preset:
     """
 
     size: int = 30
-    num_seeds: int = 20
+    num_seeds: int = 40
     sequential_seeds: int = 10
     horizon: int = 1000
     kernels: tuple[str, ...] = ("se", "matern")
