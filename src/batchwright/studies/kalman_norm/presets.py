@@ -49,13 +49,13 @@ TABLES = {
             name="digits-lr-0.1",
             title="Digits, 10 epochs, lr 0.1",
             arms=MAIN,
-            num_seeds={"tiny": 1, "smoke": 2, "laptop": 6},
+            num_seeds={"tiny": 1, "smoke": 2, "laptop": 16},
         ),
         Table(
             name="digits-lr-0.03",
             title="Digits, 10 epochs, lr 0.03",
             arms=MAIN,
-            num_seeds={"laptop": 6},
+            num_seeds={"laptop": 16},
             lr=0.03,
         ),
         Table(
