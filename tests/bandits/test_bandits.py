@@ -227,3 +227,27 @@ def test_values_that_the_model_did_not_predict_are_told():
         bump = 5 * torch.exp(-((points - points[-1]) / 0.02).square().sum(1)) * (bandit.num_rounds > 0)
         bandit.tell(points, noisy(points, "grid", generator) + bump)
     assert any("round 2 were not what the model before it predicted" in each for each in bandit.recommend().warnings)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("keep", ["round", "all"])
+def test_a_hopeless_model_goes_on_and_says_so(space, keep):
+    sure = Model(kernel=Kernel(lengthscales=(3.0,)), noise_std=1e-4)
+    bandit = BPE(
+        SPACES[space],
+        horizon=40,
+        model=sure,
+        confidence=Confidence(beta=1e-4),
+        keep=keep,
+        **{"num_candidates": 60} if space == "box" else {},
+    )
+    run(bandit, space)
+    assert any("the model does not fit its data" in each for each in bandit.recommend().warnings)
+    assert bandit.recommend().calibration.misspecified
+
+
+def test_when_every_candidate_has_failed_there_is_nothing_left():
+    bandit = BPE(GRID[:4], horizon=12, batches=[6, 6], model=GIVEN)
+    bandit.ask()
+    with pytest.raises(InputError, match="no candidate is left, every one failed"):
+        bandit.fail(range(6))

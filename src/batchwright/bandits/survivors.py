@@ -124,7 +124,7 @@ class Survivors:
         self.exclude(failed)
         self.tested = (share, tested)
         if not bool(self.alive.any()):
-            raise InputError("no candidate is left, every one failed; widen the space or set on_failure='retry'")
+            self._undo(torch.ones_like(self.alive))
 
     def region(self, *, finite: bool) -> Region:
         """Where the optimum may still be."""
@@ -159,11 +159,15 @@ class Survivors:
         alive = passed & ~self.excluded
         if self.nested:
             alive &= before
-        if not bool(alive.any()):
-            if ALL_GONE not in self.warnings:
-                self.warnings.append(ALL_GONE)
-            alive = before & ~self.excluded
-            if not bool(alive.any()):
-                raise InputError("no candidate is left, every one failed; widen the space or set on_failure='retry'")
-        self.returned = int((alive & ~before & ~self.excluded).sum())
+        self.returned = int((alive & ~before).sum())
         self.alive = alive
+        if not bool(alive.any()):
+            self._undo(before)
+
+    def _undo(self, alive: Tensor) -> None:
+        """Take back an elimination that left nothing."""
+        if ALL_GONE not in self.warnings:
+            self.warnings.append(ALL_GONE)
+        self.alive = alive & ~self.excluded
+        if not bool(self.alive.any()):
+            raise InputError("no candidate is left, every one failed; widen the space or set on_failure='retry'")
