@@ -114,7 +114,7 @@ def test_the_certificate_holds_for_functions_of_the_stated_norm(robust):
 def test_corrupted_values_need_the_budget_and_stay_within_it():
     budget = 6.0
     lost = {0.0: 0, budget: 0}
-    for seed in range(10):
+    for seed in range(6):
         function = of_norm(2.0, seed)
         best = int(function.argmax())
 
@@ -135,7 +135,7 @@ def test_corrupted_values_need_the_budget_and_stay_within_it():
             lost[allowed] += not bool(bandit.survivors.alive[best])
             assert ("changed by 6" in bandit.guarantee) == bool(allowed)
     assert lost[budget] == 0
-    assert lost[0.0] >= 5
+    assert lost[0.0] >= 3
 
 
 def test_gp_bucb_hallucinates_its_own_mean():
