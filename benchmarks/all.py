@@ -18,6 +18,7 @@ NAMES = (
     "monitor_overhead",
     "memory_ceiling",
     "muon",
+    "bandits",
     "knee",
     "norm_layers",
     "safe_pg",
@@ -29,7 +30,9 @@ NAMES = (
 PEERS = (
     "accelerate",
     "backpack-for-pytorch",
+    "botorch",
     "curvlinops-for-pytorch",
+    "gpytorch",
     "hessian-eigenthings",
     "lightning",
     "opacus",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from batchwright.studies.associative_memory.study import ASSOCIATIVE_MEMORY
+from batchwright.studies.batched_bandits.study import BATCHED_BANDITS
 from batchwright.studies.conditional_gradient.study import CONDITIONAL_GRADIENT
 from batchwright.studies.critical_batch.study import CRITICAL_BATCH
 from batchwright.studies.eoss.study import EOSS
@@ -13,5 +14,14 @@ from batchwright.studies.train_longer.study import TRAIN_LONGER
 
 REGISTRY: Mapping[str, Study] = {
     study.name: study
-    for study in (EOSS, ASSOCIATIVE_MEMORY, CONDITIONAL_GRADIENT, TRAIN_LONGER, KALMAN_NORM, CRITICAL_BATCH, SAFE_PG)
+    for study in (
+        EOSS,
+        ASSOCIATIVE_MEMORY,
+        CONDITIONAL_GRADIENT,
+        TRAIN_LONGER,
+        KALMAN_NORM,
+        CRITICAL_BATCH,
+        SAFE_PG,
+        BATCHED_BANDITS,
+    )
 }
