@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batchwright import adapt, capacity, integrations, measure, nn, optim, planning
+    from batchwright import adapt, capacity, gan, integrations, measure, nn, optim, planning
     from batchwright.planning.budget import Budget
     from batchwright.planning.plan import Plan
     from batchwright.planning.planner import plan
@@ -30,7 +30,7 @@ _PLACES = {
     "train": "batchwright.training.loop",
     "verify": "batchwright.training.verify",
 }
-_ROOMS = ("adapt", "capacity", "integrations", "measure", "nn", "optim", "planning")
+_ROOMS = ("adapt", "capacity", "gan", "integrations", "measure", "nn", "optim", "planning")
 
 __all__ = [
     "BatchEngine",
@@ -43,6 +43,7 @@ __all__ = [
     "Verification",
     "adapt",
     "capacity",
+    "gan",
     "integrations",
     "measure",
     "nn",
