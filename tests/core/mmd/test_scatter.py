@@ -18,16 +18,16 @@ def draw(generator, m, n, shift, std=1.3):
     return x, std * torch.randn(n, 2, generator=generator, dtype=torch.float64) + shift
 
 
-@pytest.mark.parametrize(("m", "n", "shift"), [(12, 20, 0.0), (12, 20, 1.0), (30, 15, 0.5)])
+@pytest.mark.parametrize(("m", "n", "shift"), [(12, 20, 0.0), (30, 15, 0.5)])
 def test_the_variance_is_unbiased_for_samples_of_unequal_size(m, n, shift):
     generator = torch.Generator().manual_seed(m)
-    found = [mmd2_estimate(*draw(generator, m, n, shift), KERNEL) for _ in range(2000)]
+    found = [mmd2_estimate(*draw(generator, m, n, shift), KERNEL) for _ in range(600)]
     values = torch.tensor([each.value for each in found])
     variances = torch.tensor([each.variance for each in found])
     centred = (values - values.mean()).square()
     error = (variances - centred).std() / len(found) ** 0.5
     assert abs(variances.mean() - values.var()) < 4 * error
-    assert 4 * error < 0.25 * values.var()
+    assert 4 * error < 0.45 * values.var()
 
 
 def test_the_parts_are_means_over_distinct_points():
@@ -63,8 +63,8 @@ def test_the_parts_are_means_over_distinct_points():
 def test_the_parts_predict_the_variance_of_another_size():
     generator = torch.Generator().manual_seed(3)
     parts = mmd2_estimate(*draw(generator, 1500, 1500, 0.5), KERNEL).parts
-    values = torch.stack([mmd2(*draw(generator, 16, 40, 0.5), KERNEL) for _ in range(3000)])
-    assert parts.variance(16, 40) == pytest.approx(values.var().item(), rel=0.12)
+    values = torch.stack([mmd2(*draw(generator, 16, 40, 0.5), KERNEL) for _ in range(1500)])
+    assert parts.variance(16, 40) == pytest.approx(values.var().item(), rel=0.15)
 
 
 def test_the_interval_covers_the_distance_of_laws_that_differ():
@@ -116,7 +116,7 @@ def test_the_block_estimate_is_the_mean_over_its_blocks():
 def test_estimates_from_a_part_of_the_pairs_are_unbiased_and_their_variance_too():
     generator = torch.Generator().manual_seed(9)
     for estimate in (mmd2_linear, mmd2_blocks):
-        draws = [draw(generator, 64, 64, 0.5) for _ in range(800)]
+        draws = [draw(generator, 64, 64, 0.5) for _ in range(300)]
         found = [estimate(x, y, KERNEL) for x, y in draws]
         values = torch.tensor([each.value for each in found])
         whole = torch.stack([mmd2(x, y, KERNEL) for x, y in draws])

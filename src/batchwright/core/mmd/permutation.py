@@ -123,13 +123,23 @@ def random_members(
     return member.scatter_(1, order, 1.0).T
 
 
-@torch.no_grad()
 def split_values(
     pooled: Float[Tensor, "N h"], member: Float[Tensor, "N P"], kernel: Kernel, *, block_size: int | None = None
 ) -> Float[Tensor, " P"]:
-    """Unbiased squared MMD between the members and the others, for each column of indicators; float64.
+    """Unbiased squared MMD between the members and the others, for each column of indicators; float64."""
+    both, one, total = subset_sums(pooled, member, kernel, block_size=block_size)
+    m = member.sum(dim=0, dtype=torch.float64)
+    n = len(pooled) - m
+    return both / (m * (m - 1)) + (total - 2 * one + both) / (n * (n - 1)) - 2 * (one - both) / (m * n)
 
-    One pass over the matrix of all pairs serves all splits.
+
+@torch.no_grad()
+def subset_sums(
+    pooled: Float[Tensor, "N h"], member: Float[Tensor, "N P"], kernel: Kernel, *, block_size: int | None = None
+) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"], Float[Tensor, ""]]:
+    """``a K a``, ``a K 1`` and ``1 K 1`` for each column ``a`` of indicators, over pairs of different points; float64.
+
+    One pass over the matrix ``K`` of all pairs serves all columns, and no more than a block of it is held.
     """
     num = len(pooled)
     distance, product = uses(kernel)
@@ -147,12 +157,8 @@ def split_values(
                 values.fill_diagonal_(0)
             inside[here].addmm_(values, member[there])
             sums[here] += values.sum(dim=1).double()
-    # a K a, a K 1 and 1 K 1, with a the indicators of a split.
     both = (member * inside).sum(dim=0, dtype=torch.float64)
-    one = (member.double() * sums[:, None]).sum(dim=0)
-    m = member.sum(dim=0, dtype=torch.float64)
-    n = num - m
-    return both / (m * (m - 1)) + (sums.sum() - 2 * one + both) / (n * (n - 1)) - 2 * (one - both) / (m * n)
+    return both, sums @ member.double(), sums.sum()
 
 
 def permutation_p_value(values: Float[Tensor, " P"]) -> float:
