@@ -21,11 +21,13 @@ NAMES = (
     "knee",
     "norm_layers",
     "coverage",
+    "mmd",
 )
 PEERS = (
     "accelerate",
     "backpack-for-pytorch",
     "curvlinops-for-pytorch",
+    "geomloss",
     "hessian-eigenthings",
     "lightning",
     "opacus",
