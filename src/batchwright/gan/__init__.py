@@ -1,4 +1,4 @@
-"""Two-sample tools: kernels, the maximum mean discrepancy with its tests, and the kernel inception distance."""
+"""MMD GAN, and two-sample tools: kernels, the maximum mean discrepancy with its tests, and the kernel inception distance."""
 
 from batchwright.core.kernels import (
     GaussianMixture,
@@ -23,8 +23,18 @@ from batchwright.core.mmd import (
     two_sample_test,
 )
 from batchwright.gan.kid import Kid, kid
+from batchwright.gan.losses import LOSSES
+from batchwright.gan.networks import GanNetworks, dcgan_networks, mlp_networks
+from batchwright.gan.scores import ClassScores, class_scores
+from batchwright.gan.trainer import MMDGAN, FeatureScaleWarning, GanOptions
 
 __all__ = [
+    "LOSSES",
+    "MMDGAN",
+    "ClassScores",
+    "FeatureScaleWarning",
+    "GanNetworks",
+    "GanOptions",
     "GaussianMixture",
     "Kernel",
     "Kid",
@@ -36,9 +46,12 @@ __all__ = [
     "RationalQuadratic",
     "RelativeTest",
     "TwoSampleTest",
+    "class_scores",
+    "dcgan_networks",
     "kid",
     "median_distance",
     "median_gaussians",
+    "mlp_networks",
     "mmd2",
     "mmd2_blocks",
     "mmd2_estimate",
