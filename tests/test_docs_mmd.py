@@ -15,7 +15,7 @@ def test_the_blocks_of_the_page_run_in_order(capsys):
     assert larger.ratio > 2 * buffered.ratio > 4
     assert contiguous.adjusted_p_value == 0.04
     assert interleaved.adjusted_p_value > 0.05
-    assert "batches of 64:" in told
+    assert "batches of 32:" in told
     assert names["score"].low < names["whole"].value < names["score"].high
 
 

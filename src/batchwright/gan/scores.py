@@ -1,6 +1,7 @@
 """Scores of generated images by a classifier of the data: the inception score's formula, and which classes appear.
 
-Source: Salimans et al. (2016), arXiv:1606.03498, section 4. Deviation: the classifier is the caller's own, so scores compare only under one
+Source: Salimans et al. (2016), arXiv:1606.03498, section 4. Deviation: the classifier is the caller's own, so scores
+    compare only under one
 classifier.
 """
 
