@@ -31,53 +31,17 @@ from batchwright.planning.kappa import (
     kappa_table,
 )
 from batchwright.planning.log_normal import inverse, product
+from batchwright.planning.measured_plan import PILOT
 from batchwright.planning.pilot_window import pilot_steps
-from batchwright.planning.planner import PILOT
 from batchwright.planning.random_effects import random_effects
 from batchwright.tasks.loading import load_task
 from batchwright.tasks.task import Task
-from batchwright.training.sweep import Trial
-from batchwright.training.verify import by_setting
+from batchwright.training.sweep_fit import critical_batch_size
 from benchmarks.branch_table import Row, load_rows
 from benchmarks.sweeps import TASKS, load_trials, path_of
 
 TABLE = Path(__file__).parents[1] / "src" / "batchwright" / "planning" / "kappa.json"
 NUM_PILOTS = 3
-
-
-def table_of(trials: tuple[Trial, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Batch sizes, and examples to target of shape ``(sizes, lrs, seeds)``; infinite where not reached.
-
-    A size that an unfinished sweep has not tried at every lr is left out: its best lr is not known.
-    """
-    rows: dict[int, list[list[float]]] = {}
-    for setting, group in sorted(by_setting(trials).items(), key=lambda item: (item[0].batch_size, item[0].lr)):
-        found = [trial.examples if trial.examples is not None else math.inf for trial in group]
-        rows.setdefault(setting.batch_size, []).append(found)
-    num_lrs, num_seeds = max(map(len, rows.values())), max(len(row[0]) for row in rows.values())
-    whole = {
-        size: row for size, row in rows.items() if len(row) == num_lrs and all(len(each) == num_seeds for each in row)
-    }
-    return np.array(list(whole), dtype=float), np.array(list(whole.values()), dtype=float)
-
-
-def fit(sizes: np.ndarray, examples: np.ndarray) -> float:
-    """Critical batch size of the hyperbola, by least squares of the logarithms over a grid; sizes never reached are left out."""
-    best = examples.mean(axis=2).min(axis=1)
-    seen = np.isfinite(best)
-    logs, grid = np.log(best[seen]), np.geomspace(sizes[0] / 4, sizes[-1] * 16, 1000)
-    shape = np.log(1 + sizes[seen][None, :] / grid[:, None])
-    residual = logs - shape
-    return float(grid[residual.var(axis=1).argmin()])
-
-
-def critical_batch_size(trials: tuple[Trial, ...], rng: np.random.Generator) -> Interval:
-    sizes, examples = table_of(trials)
-    seeds = examples.shape[2]
-    found = np.sort([fit(sizes, examples[:, :, rng.integers(seeds, size=seeds)]) for _ in range(500)])
-    value = fit(sizes, examples)
-    low, high = np.quantile(found, [0.025, 0.975])
-    return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
 
 
 def noise_of(task: Task) -> Interval:

@@ -27,8 +27,8 @@ from batchwright.data.samplers import EpochSampler
 from batchwright.measure.curvature.lr_bound import lr_bound
 from batchwright.measure.pilot import pilot
 from batchwright.measure.snapshot import Snapshot, train_steps
+from batchwright.planning.measured_plan import PILOT
 from batchwright.planning.pilot_window import pilot_steps
-from batchwright.planning.planner import PILOT
 from batchwright.tasks.loading import load_task
 from batchwright.tasks.task import Task
 

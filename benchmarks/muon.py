@@ -3,6 +3,7 @@
     python -m benchmarks.muon [--rows NAME ...] [--rounds N]        step times: process CPU time, one thread, all in turn
     python -m benchmarks.muon --errors                              orthogonality at equal depth over shapes and spectra
     python -m benchmarks.muon --noise                               cost of the noise scale inside a step
+    python -m benchmarks.muon --spectrum                            cost of measuring a spectrum, and what it makes of the factor's time
     python -m benchmarks.muon --train char-gpt --seeds 3            final loss with polar_every = 1, 2, 4 beside torch's Muon
 
 The first needs `torch.optim.Muon` (torch 2.9 or later) and, for one column, pytorch_optimizer (benchmarks/requirements.txt);
@@ -23,7 +24,7 @@ from batchwright.data.access import fetch
 from batchwright.data.samplers import EpochSampler
 from batchwright.measure.snapshot import train_steps
 from batchwright.optim import Muon, PolarOptions, param_groups, polar
-from batchwright.optim.polar import svd_polar
+from batchwright.optim.polar import depth_for, measure_spectrum, svd_polar
 from batchwright.tasks import REGISTRY
 from benchmarks.ratios import clock
 
@@ -151,6 +152,28 @@ def distance(factor: Tensor, exact: Tensor) -> float:
     return float(torch.linalg.norm(factor - exact)) / min(factor.shape) ** 0.5
 
 
+def spectrum(rounds: int) -> None:
+    """One measurement over one default factor, and a factor of the measured depth over a default one; medians of ratios."""
+    print(
+        "| matrix | spectrum | measurement over a default factor | factor of measured depth over it | terms (0: exact) |"
+    )
+    print("|---|---|---|---|---|")
+    for shape in ((256, 256), (512, 512), (1024, 1024), (2048, 256)):
+        for name in ("Gaussian", "power 0.5", "power 1.5"):
+            generator = torch.Generator().manual_seed(0)
+            draw = torch.randn(shape, generator=generator, dtype=torch.float64)
+            values = spectra(min(shape))[name]
+            matrix = (draw if values is None else with_values(draw, values)).float()
+            found = measure_spectrum(matrix)
+            options = PolarOptions(smallest=found.smallest)
+            calls = [partial(polar, matrix), partial(measure_spectrum, matrix), partial(polar, matrix, options)]
+            times = [[clock(call) for call in calls] for _ in range(rounds + 1)][1:]
+            ratios = [statistics.median(row[which] / row[0] for row in times) for which in (1, 2)]
+            exact = options.route_for(*shape) == "exact"
+            terms = 0 if exact else depth_for("rational", found.smallest)
+            print(f"| {shape[0]}x{shape[1]} | {name} | {ratios[0]:.2f} | {ratios[1]:.2f} | {terms} |", flush=True)
+
+
 def noise(rounds: int) -> None:
     from batchwright.measure.muon_noise import MuonNoise
 
@@ -240,6 +263,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--errors", action="store_true")
     parser.add_argument("--noise", action="store_true")
+    parser.add_argument("--spectrum", action="store_true")
     parser.add_argument("--train", metavar="TASK")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400)
@@ -252,6 +276,8 @@ def main() -> None:
         train(options.train, options.seeds, options.steps, options.lr, options.batch_size, options.data_root)
     elif options.errors:
         errors()
+    elif options.spectrum:
+        spectrum(options.rounds)
     elif options.noise:
         noise(options.rounds)
     else:

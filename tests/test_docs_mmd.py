@@ -19,6 +19,12 @@ def test_the_blocks_of_the_page_run_in_order(capsys):
     assert names["score"].low < names["whole"].value < names["score"].high
 
 
+def test_the_block_of_the_gan_page_runs():
+    names, number = run_blocks("gan.md")
+    assert number == 1
+    assert names["samples"].shape == (16, 64)
+
+
 def test_the_table_names_every_kernel():
     text = (DOCS / "mmd.md").read_text(encoding="utf-8")
     rows = set(re.findall(r"^\| `(\w+)\(", text, flags=re.MULTILINE))

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from batchwright.planning.budget import Budget
     from batchwright.planning.plan import Plan
     from batchwright.planning.planner import plan
+    from batchwright.planning.token_budget import TokenBudget
+    from batchwright.planning.token_plan import TokenPlan
     from batchwright.tasks.task import OptimizerSpec, Target, Task
     from batchwright.training.engine import BatchEngine
     from batchwright.training.loop import train
@@ -25,6 +27,8 @@ _PLACES = {
     "Run": "batchwright.training.run",
     "Target": "batchwright.tasks.task",
     "Task": "batchwright.tasks.task",
+    "TokenBudget": "batchwright.planning.token_budget",
+    "TokenPlan": "batchwright.planning.token_plan",
     "Verification": "batchwright.training.verify",
     "plan": "batchwright.planning.planner",
     "train": "batchwright.training.loop",
@@ -40,6 +44,8 @@ __all__ = [
     "Run",
     "Target",
     "Task",
+    "TokenBudget",
+    "TokenPlan",
     "Verification",
     "adapt",
     "capacity",

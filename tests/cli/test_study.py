@@ -81,3 +81,27 @@ def test_one_study_that_cannot_run_does_not_stop_the_others(capsys, tmp_path: Pa
 def test_help_has_an_example(capsys):
     assert run(["study", "--help"]) == 0
     assert "Example: batchwright study" in " ".join(capsys.readouterr().out.split())
+
+
+def test_options_of_one_study(capsys, tmp_path: Path, monkeypatch):
+    from batchwright.studies.critical_batch import presets
+
+    one_line(
+        capsys, ["study", "eoss", "--task", "digits-mlp", "--out", str(tmp_path)], "--task must be an option", "eoss"
+    )
+    one_line(capsys, ["study", "--all", "--optimizer", "sgd"], "--optimizer must go with one study, got --all")
+    one_line(
+        capsys, ["study", "critical-batch", "--task", "nothing", "--out", str(tmp_path)], "task must be", "nothing"
+    )
+    one_line(
+        capsys, ["study", "critical-batch", "--optimizer", "newton", "--out", str(tmp_path)], "--optimizer", "newton"
+    )
+    tiny = presets.Preset(factors=(0.5, 1.0, 2.0), num_seeds=2, strides=(1.0,), judges=64)
+    monkeypatch.setitem(presets.PRESETS, "smoke", tiny)
+    out = ["--workers", "1", "--out", str(tmp_path / "a")]
+    arguments = ["study", "critical-batch", "--task", "digits-mlp", "--optimizer", "sgd", *out]
+    assert run([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["result"]["critical-batch"]
+    assert found["rows"][0]["what"] == "sgd: critical batch size, in examples"
+    assert found["notes"][0].startswith("Task digits-mlp")
+    one_line(capsys, [*arguments[:-4], "--preset", "race", *out, "--resume"], "--out must hold the study")

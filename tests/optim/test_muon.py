@@ -142,6 +142,7 @@ SETTINGS = {
     "default": {},
     "exact": {"route": "exact"},
     "every third": {"polar_every": 3},
+    "measured spectrum": {"spectrum_every": 2},
     "smoothed": {"smoothing": 0.3},
     "bfloat16": {"route": "polar-express"},
     "gram": {"route": "gram"},

@@ -17,7 +17,12 @@ from torch.nn import functional as F
 
 from batchwright.optim import Muon, Scion, param_groups
 
-SETTINGS = {"default": {}, "every second": {"polar_every": 2}, "bfloat16": {"route": "polar-express"}}
+SETTINGS = {
+    "default": {},
+    "every second": {"polar_every": 2},
+    "bfloat16": {"route": "polar-express"},
+    "measured spectrum": {"spectrum_every": 2},
+}
 
 
 def make_model():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,39 @@ def test_a_resumed_study_repeats_nothing_and_ends_alike(tmp_path: Path):
     LOG.clear()
     run_study(TOY, preset="smoke", out=tmp_path / "b", num_workers=1, resume=True)
     assert LOG == []
+
+
+def test_a_study_begun_with_resume_can_be_resumed(tmp_path: Path):
+    run_study(TOY, preset="smoke", out=tmp_path, num_workers=1, only="number", resume=True)
+    assert len(read_records(tmp_path).of_kind("start")) == 1
+    assert run_study(TOY, preset="smoke", out=tmp_path, num_workers=1, resume=True).num_cells["finished"] == 3
+
+
+def test_options_belong_to_what_a_folder_holds(tmp_path: Path):
+    def configure(options, data_root):
+        return replace(TOY, title=f"toy of {options['colour']}")
+
+    study = replace(TOY, options={"colour": "red"}, configure=configure)
+    assert run_study(study, preset="smoke", out=tmp_path / "red", num_workers=1).title == "toy of red"
+    blue = {"preset": "smoke", "out": tmp_path / "blue", "num_workers": 1, "options": {"colour": "blue"}}
+    assert run_study(study, **blue).title == "toy of blue"
+    assert run_study(study, **blue, resume=True).title == "toy of blue"
+    with pytest.raises(RecordError, match=r"--out must hold the study to be resumed, .*red.* got .*blue"):
+        run_study(study, preset="smoke", out=tmp_path / "blue", num_workers=1, resume=True)
+    with pytest.raises(InputError, match=r"--size must be an option of the study, got '3' for toy, which has --colour"):
+        run_study(study, preset="smoke", out=tmp_path / "no", options={"size": "3"})
+
+
+def test_a_chain_that_names_all_before_it_is_walked_once(tmp_path: Path):
+    """Forty cells that each name all earlier ones have 2^38 ways back to the first."""
+    names = [f"number-{index}" for index in range(40)]
+    chain = [
+        Cell(name=name, run=number, arguments={"value": 1.5}, after=tuple(names[:index]))
+        for index, name in enumerate(names)
+    ]
+    study = replace(TOY, cells=lambda preset, seed: chain)
+    record = run_study(study, preset="smoke", out=tmp_path, num_workers=1, only="number-39")
+    assert record.num_cells["finished"] == 40
 
 
 def test_a_cell_that_fails_stops_only_what_needs_it(tmp_path: Path):

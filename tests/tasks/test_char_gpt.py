@@ -13,6 +13,7 @@ from batchwright.tasks.char_gpt import (
     sequence_loss,
     standard_library_text,
 )
+from batchwright.tasks.loading import load_task
 
 
 @pytest.fixture
@@ -103,3 +104,18 @@ def test_tiny_shakespeare_has_65_symbols_and_its_first_nine_tenths_are_for_train
     assert len(task.train) == (1_115_394 * 9 // 10 - 1) // 64
     # A block has 198,272; embeddings of 65 symbols and 64 positions; last norm and head
     assert num_parameters(task.make_model(0)) == 2 * 198_272 + (65 + 64) * 128 + 2 * 128 + 65 * 129
+
+
+def test_the_small_size_is_the_same_task_in_little(monkeypatch):
+    monkeypatch.delenv("BATCHWRIGHT_DATA", raising=False)
+    task, large = load_task("char-gpt:small"), char_gpt()
+    assert (task.name, task.batch_size, task.sequence_length) == ("char-gpt:small", 16, 32)
+    symbols, large_symbols = task.train.tensors[0], large.train.tensors[0]
+    assert symbols.shape[1] == 33
+    assert torch.equal(symbols[:, :-1].flatten()[: 64 * 100], large_symbols[:100, :-1].flatten())
+    # Two blocks of width 32: 4 matrices of 12 * 32^2 together with their biases, two norms.
+    num_symbols = task.make_model(0).head.out_features
+    block = 12 * 32**2 + (3 + 1 + 4 + 1) * 32 + 2 * 2 * 32
+    assert num_parameters(task.make_model(0)) == 2 * block + (num_symbols + 32) * 32 + 2 * 32 + num_symbols * 33
+    losses = task.loss(task.make_model(0), [symbols[:4]])
+    assert losses.shape == (4,)

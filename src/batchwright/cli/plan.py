@@ -26,7 +26,40 @@ def plan(
     verify_seeds: Annotated[
         int, typer.Option("--verify-seeds", min=1, help="Repeats of each setting of the sweep.")
     ] = 3,
-    budget_steps: Annotated[float, typer.Option("--budget-steps", help="Cost of measuring, in plain steps.")] = 300.0,
+    tokens: Annotated[
+        str | None,
+        typer.Option(
+            "--tokens", help="Plan a run of Scion for a budget of tokens: 10M, 1.3B, 500k.", show_default=False
+        ),
+    ] = None,
+    base_batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--base-batch-size", min=1, help="With --tokens: of settings tuned at --base-tokens.", show_default="found"
+        ),
+    ] = None,
+    base_lr: Annotated[
+        float | None, typer.Option("--base-lr", help="The same: their step size.", show_default="found")
+    ] = None,
+    base_tokens: Annotated[
+        str | None, typer.Option("--base-tokens", help="The same: their budget.", show_default="found")
+    ] = None,
+    restart_at: Annotated[
+        str | None,
+        typer.Option(
+            "--restart-at",
+            help="With --tokens: totals at which the run would first have ended, as '1M 4M'.",
+            show_default=False,
+        ),
+    ] = None,
+    budget_steps: Annotated[
+        float | None,
+        typer.Option(
+            "--budget-steps",
+            help="Cost of measuring, in plain steps.",
+            show_default="300; with --tokens a tenth of the run, 300 to 1000",
+        ),
+    ] = None,
     budget_seconds: Annotated[
         float | None, typer.Option("--budget-seconds", help="Cost of measuring, in seconds.", show_default=False)
     ] = None,
@@ -58,22 +91,57 @@ def plan(
 ) -> None:
     """Measure a training job and decide batch size, micro-batch size, learning rate and momentum.
 
+    With --tokens: batch size and step size of a Scion run for that budget, and the regime that it is in (docs/token_budget.md).
+
     Example: batchwright plan digits-cnn --objective time --out runs/plan
+
+    Example: batchwright plan char-gpt --tokens 10M --out runs/tokens
     """
+    from batchwright.cli.token_plan import TokenRequest, plan_for_tokens
+    from batchwright.core.errors import InputError
     from batchwright.core.records import make_folder
     from batchwright.planning.budget import Budget
     from batchwright.planning.planner import plan as make_plan
     from batchwright.tasks.loading import check_task, load_task
 
+    request = TokenRequest.parse(tokens, base_batch_size, base_lr, base_tokens, restart_at)
+    if request is not None:
+        others = {
+            "--objective": objective != "balanced",
+            "--calibrate": calibrate,
+            "--verify": verify,
+            "--regime": regime != "keep-epochs",
+            "--lr-rule": lr_rule is not None,
+            "--max-grad-norm": max_grad_norm is not None,
+            "--gradient-noise": gradient_noise,
+        }
+        given = [name for name, is_given in others.items() if is_given]
+        if given:
+            raise InputError(
+                f"{given[0]} must be left out with --tokens, got both; batch size and step size of Scion follow from the budget alone"
+            )
     folder = make_folder(out) if out is not None else None
     loaded = load_task(task, data_root=data_root)
     check_task(loaded)
+    if request is not None:
+        plan_for_tokens(
+            loaded,
+            request,
+            budget_steps,
+            budget_seconds,
+            seed=seed,
+            device=device,
+            max_batch_size=max_batch_size,
+            folder=folder,
+            as_json=json,
+        )
+        return
     with progress_bar() as bar:
         line = bar.add_task("measuring", total=None, note="")
         found = make_plan(
             loaded,
             objective,
-            Budget(plain_steps=budget_steps, seconds=budget_seconds),
+            Budget(plain_steps=300.0 if budget_steps is None else budget_steps, seconds=budget_seconds),
             calibrate=calibrate,
             seed=seed,
             device=device,

@@ -24,6 +24,16 @@ def study(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes, one thread each.", show_default="2 at most")
     ] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(
+            "--optimizer", help="Of critical-batch: names with commas; the first is the reference.", show_default=False
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", help="Of critical-batch: a built-in name or file.py:make_task.", show_default=False),
+    ] = None,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -43,6 +53,9 @@ def study(
         raise InputError(f"study must be given one NAME or --all, got {name!r} and --all={every}; names: {_names()}")
     if name is not None and name not in REGISTRY:
         raise InputError(f"NAME must be one of {_names()}, got {name!r}")
+    told = {key: value for key, value in (("optimizer", optimizer), ("task", task)) if value is not None}
+    if told and every:
+        raise InputError(f"--{next(iter(told))} must go with one study, got --all; name the study")
     chosen = list(REGISTRY.values()) if name is None else [REGISTRY[name]]
     folder = out or Path("runs") / "studies"
     records: dict[str, Any] = {}
@@ -62,6 +75,7 @@ def study(
                     resume=resume,
                     num_workers=workers,
                     only=only,
+                    options=told,
                     on_cell=partial(_advance, bar, line),
                 )
         except BatchwrightError as error:

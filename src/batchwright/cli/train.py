@@ -17,7 +17,9 @@ def train(
     plan: Annotated[
         Path | None,
         typer.Option(
-            "--plan", help="A plan.json or its folder; `batchwright plan --out` writes one.", show_default=False
+            "--plan",
+            help="A plan.json or its folder, of either kind; `batchwright plan --out` writes one.",
+            show_default=False,
         ),
     ] = None,
     policy: Annotated[
@@ -40,7 +42,14 @@ def train(
     lr: Annotated[float | None, typer.Option("--lr", help="At the batch size.", show_default=False)] = None,
     max_examples: Annotated[int | None, typer.Option("--max-examples", min=1, show_default=False)] = None,
     checkpoint_every: Annotated[int, typer.Option("--checkpoint-every", min=1, help="Optimizer steps.")] = 200,
-    stop_at_target: Annotated[bool, typer.Option("--stop-at-target/--no-stop-at-target")] = True,
+    stop_at_target: Annotated[
+        bool | None,
+        typer.Option(
+            "--stop-at-target/--no-stop-at-target",
+            help="End at the task's target.",
+            show_default="yes, except with a plan for a budget of tokens",
+        ),
+    ] = None,
     stability: Annotated[
         bool,
         typer.Option("--stability", help="Record batch sharpness and its levels, within --stability-budget."),
@@ -93,7 +102,7 @@ def train(
     """
     from batchwright.adapt import parse_policy
     from batchwright.core.errors import InputError
-    from batchwright.planning.plan import Plan
+    from batchwright.planning.token_plan import load_plan
     from batchwright.tasks.loading import check_task, load_task
     from batchwright.training.group import process_group
     from batchwright.training.loop import train as run_training
@@ -115,7 +124,7 @@ def train(
                 )
             loaded = load_task(task, data_root=data_root)
             check_task(loaded)
-            chosen = Plan.load(plan) if plan is not None else None
+            chosen = load_plan(plan) if plan is not None else None
         with progress_bar(shown=group.rank == 0) as bar:
             line = bar.add_task("training", total=None, note="")
 

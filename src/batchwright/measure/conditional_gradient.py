@@ -39,8 +39,8 @@ class ConditionalGradientConstants:
         mu: Of the Kurdyka-Lojasiewicz condition ``||grad f||_* >= mu (f - f*)``: slope of the batch gradient's dual norm over
             the loss along the run, by Huber's regression. Not positive where the norm does not fall with the loss.
         rho: ``||x||_* / ||x||_2`` of the gradient noise.
-        sigma: Root of the variance of the gradient of one example, in the Euclidean norm; over the root of the tokens of an example it
-            is the paper's ``sigma_*`` of a token.
+        sigma: Root of the variance of the gradient of one example, in the Euclidean norm; times the root of the tokens of an example it
+            is the paper's ``sigma_*`` of a token, as a batch of ``B`` examples of ``S`` tokens has the variance ``sigma_*^2 / (B S)``.
         batch_size: Examples of a batch; ``rho`` depends on it.
         num_steps: Steps of the run behind these numbers.
         num_gradients: Batch gradients computed.

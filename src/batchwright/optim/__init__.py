@@ -1,5 +1,6 @@
 """Optimizers that step in a norm of the matrix: Muon and Scion, and the polar factor that they are made of."""
 
+from batchwright.optim.ball import Ball, ball_norms
 from batchwright.optim.build import build_optimizer
 from batchwright.optim.cost import MuonCost, muon_cost
 from batchwright.optim.lmo import NORMS, ColumnNorm, Euclidean, Lmo, RowNorm, Sign, Spectral
@@ -10,6 +11,7 @@ from batchwright.optim.scion import Scion
 
 __all__ = [
     "NORMS",
+    "Ball",
     "ColumnNorm",
     "Euclidean",
     "Lmo",
@@ -21,6 +23,7 @@ __all__ = [
     "Scion",
     "Sign",
     "Spectral",
+    "ball_norms",
     "build_optimizer",
     "muon_cost",
     "param_groups",

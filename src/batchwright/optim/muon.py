@@ -27,6 +27,7 @@ from batchwright.optim.matrices import (
 )
 from batchwright.optim.polar import JORDAN, PolarOptions, polar_all
 from batchwright.optim.polar.exact import exact_polar
+from batchwright.optim.polar.spectrum import measure_spectrum
 from batchwright.optim.shares import shared
 
 SCALES = ("original", "match_rms_adamw", "spectral")
@@ -64,6 +65,11 @@ class Muon(Optimizer):
         polar_every: The factor of each matrix is made in one of so many steps, and the steps between take the same direction
             again, while the momentum goes on gathering gradients. The matrices take turns, so that all steps cost alike. The
             first step makes all.
+        spectrum_every: In one of so many makings of its factor the singular values of each matrix are measured, and for this matrix
+            ``smallest`` is then the last of those that carry ``spectrum_share`` of its nuclear norm: as many terms or steps as
+            these need to come within ``tolerance`` of 1, or the exact factor. 0 for the fixed ``smallest``. A measurement costs
+            about as much as a factor or two, and on a GPU waits for the host.
+        spectrum_share: As above.
         nuclear_norms: Whether to keep ``<update, polar(update)>``, the nuclear norm of the update, in ``state[p]["nuclear_norm"]``
             whenever a factor is made. Within ``tolerance``; no more than a pass over the matrix.
         process_group: Ranks that hold the same gradients, as under DDP, and share the work: each makes a part of the factors and
@@ -99,6 +105,8 @@ class Muon(Optimizer):
         depth: int | None = None,
         smoothing: float = 0.0,
         polar_every: int = 1,
+        spectrum_every: int = 0,
+        spectrum_share: float = 0.99,
         nuclear_norms: bool = False,
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
@@ -118,6 +126,8 @@ class Muon(Optimizer):
             "depth": depth,
             "smoothing": smoothing,
             "polar_every": polar_every,
+            "spectrum_every": spectrum_every,
+            "spectrum_share": spectrum_share,
             "nuclear_norms": nuclear_norms,
         }
         _check_muon(defaults)
@@ -203,9 +213,13 @@ class Muon(Optimizer):
 
     def _make_factors(self, group: dict[str, Any], parameters: list[Tensor], updates: list[Tensor]) -> None:
         matrices = [as_matrix(whole(update)) for update in updates]
+        smallest = {
+            id(matrix): self._smallest(parameter, matrix, group)
+            for parameter, matrix in zip(parameters, matrices, strict=True)
+        }
         found = shared(
             matrices,
-            lambda some: _polar_factors(some, group),
+            lambda some: _polar_factors(some, group, [smallest[id(matrix)] for matrix in some]),
             costs=[float(matrix.numel() * min(matrix.shape)) for matrix in matrices],
             group=self.process_group,
         )
@@ -214,6 +228,23 @@ class Muon(Optimizer):
             if group["nuclear_norms"]:
                 state["nuclear_norm"] = _inner_product(matrix, factor)
             state["polar_factor"] = sharded_like(factor.reshape(parameter.shape), parameter)
+
+    def _smallest(self, parameter: Tensor, matrix: Tensor, group: dict[str, Any]) -> float:
+        """The smallest singular value that matters: the group's, or the one that was measured last for this matrix."""
+        state, every = self.state[parameter], group["spectrum_every"]
+        if every == 0:
+            state.pop("spectrum_age", None)
+            state.pop("polar_smallest", None)
+            return float(group["smallest"])
+        if "polar_smallest" not in state or state["spectrum_age"] >= every:
+            route = PolarOptions(route=group["route"]).route_for(matrix.shape[0], matrix.shape[1], matrix.device)
+            found = measure_spectrum(matrix, share=group["spectrum_share"], route=route)
+            state["polar_smallest"] = group["smallest"] if found is None else found.smallest
+            # What has no spectrum yet is looked at again in the next step.
+            state["spectrum_age"] = every if found is None else 1
+        else:
+            state["spectrum_age"] += 1
+        return float(state["polar_smallest"])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state of this class or of `torch.optim.Muon`; what the latter has no setting for stays as it is here."""
@@ -241,18 +272,26 @@ def _inner_product(one: Tensor, other: Tensor) -> Tensor:
     return torch.dot(one.to(wide).reshape(-1), other.to(wide).reshape(-1))
 
 
-def _polar_factors(matrices: Sequence[Tensor], group: Mapping[str, Any]) -> list[Tensor]:
+def _polar_factors(matrices: Sequence[Tensor], group: Mapping[str, Any], smallest: Sequence[float]) -> list[Tensor]:
     if group["smoothing"] > 0:
-        found = []
-        for matrix in matrices:
-            size = float(torch.linalg.norm(matrix)) / math.sqrt(max(min(matrix.shape), 1))
-            wide = matrix if matrix.dtype == torch.float64 else matrix.float()
-            smoothing = group["smoothing"] * size if math.isfinite(size) else 0.0
-            found.append(exact_polar(wide, smoothing=smoothing).to(matrix.dtype))
-        return found
-    depth = group["ns_steps"] if group["route"] == "newton-schulz" else group["depth"]
-    options = PolarOptions(route=group["route"], smallest=group["smallest"], tolerance=group["tolerance"], depth=depth)
-    return polar_all(list(matrices), options, fixed=tuple(group["ns_coefficients"]))
+        return [_smoothed(matrix, group["smoothing"]) for matrix in matrices]
+    measured = group["spectrum_every"] > 0
+    depth = group["ns_steps"] if group["route"] == "newton-schulz" and not measured else group["depth"]
+    found = list(matrices)
+    # Matrices of one depth go together, as on a GPU those of one shape do in one batch.
+    for value in sorted(set(smallest)):
+        numbers = [number for number, each in enumerate(smallest) if each == value]
+        options = PolarOptions(route=group["route"], smallest=value, tolerance=group["tolerance"], depth=depth)
+        factors = polar_all([matrices[number] for number in numbers], options, fixed=tuple(group["ns_coefficients"]))
+        for number, factor in zip(numbers, factors, strict=True):
+            found[number] = factor
+    return found
+
+
+def _smoothed(matrix: Tensor, smoothing: float) -> Tensor:
+    size = float(torch.linalg.norm(matrix)) / math.sqrt(max(min(matrix.shape), 1))
+    wide = matrix if matrix.dtype == torch.float64 else matrix.float()
+    return exact_polar(wide, smoothing=smoothing * size if math.isfinite(size) else 0.0).to(matrix.dtype)
 
 
 def _check_muon(group: Mapping[str, Any]) -> None:
@@ -262,6 +301,14 @@ def _check_muon(group: Mapping[str, Any]) -> None:
     check_number("smoothing", group["smoothing"], at_least=0.0)
     check_int("ns_steps", group["ns_steps"], at_least=1)
     check_int("polar_every", group["polar_every"], at_least=1)
+    check_int("spectrum_every", group["spectrum_every"], at_least=0)
+    check_number("spectrum_share", group["spectrum_share"], above=0.0, below=1.0)
+    for name in ("depth", "smoothing"):
+        if group["spectrum_every"] and group[name]:
+            raise InputError(
+                f"{name} must be left out with spectrum_every, got {name}={group[name]!r}: the depth then follows from the "
+                "measured spectrum"
+            )
     if group["adjust_lr_fn"] is not None:
         check_choice("adjust_lr_fn", group["adjust_lr_fn"], SCALES)
     PolarOptions(route=group["route"], smallest=group["smallest"], tolerance=group["tolerance"], depth=group["depth"])

@@ -1,49 +1,32 @@
 """Measure and decide: the heart of the library."""
 
-import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import numpy as np
-import torch
+from collections.abc import Callable, Sequence
+from typing import overload
 
 from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.core.environment import resolve_device
-from batchwright.core.errors import InputError, NotEnoughEvidenceError
-from batchwright.core.statistics import Interval, normal_quantile
-from batchwright.measure.branch import Branch, branch
-from batchwright.measure.memory import Memory, memory
-from batchwright.measure.pilot import Pilot, pilot
-from batchwright.measure.throughput import Throughput, throughput
-from batchwright.planning.assemble import Options, assemble
-from batchwright.planning.batch_change import batch_change
+from batchwright.core.errors import InputError
+from batchwright.core.statistics import Interval
+from batchwright.planning.assemble import Options
 from batchwright.planning.batch_rules import find_rule
 from batchwright.planning.budget import Budget
-from batchwright.planning.choose import OBJECTIVES, Choice, choose
-from batchwright.planning.kappa import combine, kappa_prior, sweep_kappa
-from batchwright.planning.laws import keep_half_life, lr_turning_point, power_of_two, scale_lr
-from batchwright.planning.log_normal import inverse, product
-from batchwright.planning.lr_choice import choose_lr
-from batchwright.planning.normalization import advise_normalization
-from batchwright.planning.optimizer_settings import OptimizerSettings
-from batchwright.planning.pilot_window import pilot_steps
-from batchwright.planning.plan import Cost, Plan
+from batchwright.planning.choose import OBJECTIVES
+from batchwright.planning.measured_plan import Planner
+from batchwright.planning.plan import Plan
 from batchwright.planning.regime import REGIMES
+from batchwright.planning.token_budget import TokenBudget
+from batchwright.planning.token_plan import TokenPlan
+from batchwright.planning.token_planner import plan_tokens
 from batchwright.tasks.task import Task
 
-# Parts of the budget: training the pilot, noise at its points, more noise where it is not resolved, step times. What is left is for
-# the memory, the curvature and the trial of the learning rate.
-PILOT, NOISE, EXTRA_NOISE, THROUGHPUT = 0.34, 0.16, 0.1, 0.18
-# A measured batch may cost this much more than one of the default size.
-AFFORDABLE = 1.3
 
-
+@overload
 def plan(
     task: Task,
     objective: str = "balanced",
     budget: Budget | None = None,
     *,
+    tokens: None = None,
     calibrate: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -55,14 +38,59 @@ def plan(
     max_grad_norm: float | None = None,
     gradient_noise: bool = False,
     on_progress: Callable[[str], None] | None = None,
-) -> Plan:
+) -> Plan: ...
+
+
+@overload
+def plan(
+    task: Task,
+    *,
+    budget: Budget | None = None,
+    tokens: float,
+    base: TokenBudget | None = None,
+    restart_at: Sequence[float] = (),
+    seed: int = 0,
+    device: str = "auto",
+    max_batch_size: int | None = None,
+    memory_bytes: int | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> TokenPlan: ...
+
+
+def plan(
+    task: Task,
+    objective: str = "balanced",
+    budget: Budget | None = None,
+    *,
+    tokens: float | None = None,
+    base: TokenBudget | None = None,
+    restart_at: Sequence[float] = (),
+    calibrate: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    max_batch_size: int | None = None,
+    memory_bytes: int | None = None,
+    kappa: Interval | None = None,
+    regime: str = "keep-epochs",
+    lr_rule: str | None = None,
+    max_grad_norm: float | None = None,
+    gradient_noise: bool = False,
+    on_progress: Callable[[str], None] | None = None,
+) -> Plan | TokenPlan:
     """Measure a training job and decide its batch size, micro-batch size, learning rate and momentum.
+
+    With ``tokens`` it is a run of Scion for that budget that is planned (`TokenPlan`), by `plan_tokens`: of the other
+    arguments ``budget``,
+    ``base``, ``restart_at``, ``seed``, ``device``, ``max_batch_size``, ``memory_bytes`` and ``on_progress`` go with it.
 
     Args:
         task: The training job; its default learning rate is taken as right for its default batch size.
         objective: ``time`` (shortest time to target), ``examples`` (fewest examples at no time), or ``balanced`` (the largest batch
             that spends at most 20 % more examples than the small-batch limit, but not past the fastest).
         budget: What measuring may cost; 300 plain steps where left out.
+        tokens: Budget of tokens of a Scion run; see `plan_tokens`, as for the next two.
+        base: Settings tuned at a budget of tokens of their own; found by short runs where left out.
+        restart_at: Totals of tokens at which the run would first have ended.
         calibrate: Measure the critical batch size directly by branches from the pilot's checkpoint. Costs more, stated in the plan.
         seed: Of the pilot.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -86,10 +114,43 @@ def plan(
         NonFiniteLossError: If the task's defaults diverge.
     """
     check_choice("objective", objective, OBJECTIVES)
+    if tokens is not None:
+        others = {
+            "objective": objective != "balanced",
+            "calibrate": calibrate,
+            "kappa": kappa is not None,
+            "regime": regime != "keep-epochs",
+            "lr_rule": lr_rule is not None,
+            "max_grad_norm": max_grad_norm is not None,
+            "gradient_noise": gradient_noise,
+        }
+        given = [name for name, is_given in others.items() if is_given]
+        if given:
+            raise InputError(
+                f"{given[0]} must be left out with tokens, got both; batch size and step size of Scion follow from the budget "
+                "of tokens "
+                "alone"
+            )
+        return plan_tokens(
+            task,
+            _whole("tokens", tokens),
+            budget,
+            base=base,
+            restart_at=[_whole("restart_at", each) for each in restart_at],
+            seed=seed,
+            device=device,
+            max_batch_size=max_batch_size,
+            memory_bytes=memory_bytes,
+            on_progress=on_progress,
+        )
+    if base is not None or restart_at:
+        raise InputError(
+            f"{'base' if base is not None else 'restart_at'} must go with tokens, got it alone; give the budget of tokens of the run"
+        )
     if task.optimizer.name == "scion":
         raise InputError(
-            f"a plan must be for sgd, adam, adamw or muon, got task {task.name!r} with scion; batch size and learning rate of "
-            "scion follow its budget of tokens: call batchwright.planning.token_budget"
+            f"a plan without a budget of tokens must be for sgd, adam, adamw or muon, got task {task.name!r} with scion, whose batch "
+            "size and learning rate follow it: give tokens (--tokens)"
         )
     check_choice("regime", regime, REGIMES)
     if max_grad_norm is not None:
@@ -104,7 +165,7 @@ def plan(
     limit = task.num_train
     if max_batch_size is not None:
         limit = min(check_int("max_batch_size", max_batch_size, at_least=1), limit)
-    return _Planner(
+    return Planner(
         task,
         objective,
         budget or Budget(),
@@ -122,224 +183,9 @@ def plan(
     ).run(calibrate, kappa)
 
 
-@dataclass
-class _Planner:
-    task: Task
-    objective: str
-    budget: Budget
-    seed: int
-    device: torch.device
-    limit: int
-    memory_bytes: int | None
-    say: Callable[[str], None]
-    options: Options
-
-    def run(self, calibrate: bool, kappa: Interval | None) -> Plan:
-        # The first step of a process imports and allocates for seconds, whoever takes it: that is no cost of measuring.
-        pilot(self.task, num_steps=3, batches_a_point=3, max_extra_batches=0, seed=self.seed, device=self.device)
-        start = time.perf_counter()
-        found_memory = self.measure_memory()
-        memory_s = time.perf_counter() - start
-        plain_steps = self.plain_steps()
-        found_times = self.measure_step_times(found_memory)
-        found_pilot = self.run_pilot(plain_steps, self.measured_batch_size(found_times, found_memory))
-        seconds = time.perf_counter() - start
-
-        noise = found_pilot.noise_scale
-        prior = kappa or kappa_prior(optimizer=self.task.optimizer.name)
-        source = "given" if kappa else "prior from the built-in tasks"
-        critical = product(noise, prior)
-        branches = None
-        if calibrate:
-            try:
-                branches = self.calibrate(found_pilot, critical, lr_turning_point(critical, noise))
-            except NotEnoughEvidenceError as error:
-                source = f"{source}; calibration gave {error}"
-            else:
-                local = product(branches.critical_batch_size, inverse(noise))
-                updated = combine(prior, sweep_kappa(local, exclude=self.task.name))
-                word = "updated" if updated != prior else "not contradicted"
-                source, prior = f"{source}, {word} by branches from the pilot's checkpoint", updated
-                critical = product(noise, prior)
-        unit = found_pilot.plain_step_s
-        turn = lr_turning_point(critical, noise)
-        chosen = choose_lr(
-            self.task,
-            choose=lambda limit: self.choose(critical, found_times, limit),
-            rule=lambda size: self.scaled_lr(size, turn.value),
-            limit=self.limit,
-            pilot=found_pilot,
-            times=found_times,
-            memory=found_memory,
-            budget_plain_steps=self.budget.plain_steps,
-            seed=self.seed,
-            device=self.device,
-            say=self.say,
-        )
-        advice = advise_normalization(
-            self.task,
-            found_pilot.snapshot,
-            first_loss=float(np.mean(found_pilot.losses[:3])),
-            micro_batch_size=min(chosen.choice.batch_size, found_memory.max_micro_batch_size),
-            max_micro_batch_size=found_memory.max_micro_batch_size,
-            seed=self.seed,
-            device=self.device,
-        )
-        parts = {
-            "memory": memory_s / unit,
-            "pilot": found_pilot.train_s / unit,
-            "noise": found_pilot.measure_s / unit,
-            "throughput": found_times.seconds / unit,
-            "stability": chosen.bound_s / unit,
-            "lr trial": chosen.trial_s / unit,
-        }
-        if branches is not None:
-            parts["calibration"] = branches.seconds / unit
-        if advice is not None:
-            parts["normalization"] = advice.seconds / unit
-        cost = Cost(
-            plain_steps=sum(parts.values()),
-            num_examples=found_memory.num_examples
-            + found_pilot.num_examples
-            + found_times.num_examples
-            + chosen.num_examples
-            + (branches.total_examples if branches else 0)
-            + (advice.num_examples if advice else 0),
-            seconds=seconds
-            + chosen.bound_s
-            + chosen.trial_s
-            + (branches.seconds if branches else 0.0)
-            + (advice.seconds if advice else 0.0),
-            parts=parts,
-        )
-        size = chosen.choice.batch_size
-        lrs = sorted(self.scaled_lr(size, value) for value in (turn.low, turn.value, turn.high))
-        return assemble(
-            self.task,
-            chosen,
-            objective=self.objective,
-            seed=self.seed,
-            lr=Interval(value=chosen.lr, low=min(lrs[0], chosen.lr), high=max(lrs[-1], chosen.lr)),
-            turn=turn,
-            critical=critical,
-            kappa=prior,
-            kappa_source=source,
-            pilot=found_pilot,
-            times=found_times,
-            memory=found_memory,
-            branches=branches,
-            advice=advice,
-            cost=cost,
-            device=self.device,
-            options=self.options,
-        )
-
-    def plain_steps(self) -> float:
-        """The budget in plain steps; a bound in seconds is turned into steps by a few of them."""
-        if self.budget.seconds is None:
-            return self.budget.plain_steps
-        trial = pilot(
-            self.task, num_steps=6, batches_a_point=3, max_extra_batches=0, seed=self.seed, device=self.device
-        )
-        return max(40.0, min(self.budget.plain_steps, self.budget.seconds / trial.plain_step_s))
-
-    def measure_memory(self) -> Memory:
-        self.say("memory")
-        return memory(self.task, budget_bytes=self.memory_bytes, device=self.device, confirm=self.device.type == "cuda")
-
-    def measured_batch_size(self, found: Throughput, found_memory: Memory) -> int:
-        """Largest power of two times the default size that costs little more: where a step is mostly overhead, examples are free."""
-        size, base = self.task.batch_size, found.step_time_s(float(self.task.batch_size)).value
-        highest = min(
-            found_memory.max_micro_batch_size, self.task.num_train, max(point.batch_size for point in found.points)
-        )
-        while 2 * size <= highest and found.step_time_s(float(2 * size)).value <= AFFORDABLE * base:
-            size *= 2
-        return size
-
-    def run_pilot(self, plain_steps: float, measured_batch_size: int) -> Pilot:
-        self.say("pilot and noise scale")
-        found = pilot(
-            self.task,
-            num_steps=pilot_steps(self.task, PILOT * plain_steps),
-            batches_a_point=max(4, int(NOISE * plain_steps / 3)),
-            max_extra_batches=int(EXTRA_NOISE * plain_steps),
-            measured_batch_size=measured_batch_size,
-            seed=self.seed,
-            device=self.device,
-        )
-        if found.more_batches:
-            raise NotEnoughEvidenceError(
-                f"not enough evidence: after {len(found.losses)} pilot steps the gradient of {self.task.name} is not resolved "
-                f"from its noise (noise scale at least {found.noise_scale.low:.0f}); measure about {found.more_batches} more "
-                f"batches of {measured_batch_size}: raise --budget-steps to "
-                f"{math.ceil((plain_steps + found.more_batches) / 50) * 50}"
-            )
-        return found
-
-    def measure_step_times(self, found: Memory) -> Throughput:
-        self.say("step times")
-        return throughput(
-            self.task,
-            max_batch_size=self.limit,
-            micro_batch_size=min(found.max_micro_batch_size, self.limit),
-            budget_plain_steps=THROUGHPUT * self.budget.plain_steps,
-            device=self.device,
-            seed=self.seed,
-        )
-
-    def calibrate(self, found: Pilot, critical: Interval, turn: Interval) -> Branch:
-        """Branches at the default size and at sizes around the expected critical one, where the loss tells them apart."""
-        self.say("calibration by branches")
-        base = self.task.batch_size
-        top = min(power_of_two(critical.value), self.task.num_train // 2)
-        sizes = {max(1, min(base, top // 4)), max(2, top // 4), max(4, top)}
-        return branch(
-            self.task,
-            found.snapshot,
-            sorted(sizes),
-            lr_rule=lambda size: self.scaled_lr(size, turn.value),
-            beta2_rule=lambda size: keep_half_life(self.task.optimizer.beta2, base_batch_size=base, batch_size=size),
-            num_examples=12 * max(sizes),
-            seed=self.seed,
-            device=self.device,
-        )
-
-    def choose(self, critical: Interval, found: Throughput, limit: int) -> Choice:
-        slope = found.per_example_s
-        error = 0.0
-        if slope.low > 0 and math.isfinite(slope.high):
-            error = math.log(slope.high / slope.low) / (2 * normal_quantile(slope.level))
-        return choose(
-            self.objective,
-            critical_batch_size=critical,
-            step_time_s=lambda sizes: np.array([found.step_time_s(float(size)).value for size in sizes]),
-            step_time_error=min(error, 1.0),
-            flat_until=found.flat_until,
-            max_batch_size=limit,
-            rng=np.random.default_rng(self.seed),
-        )
-
-    def scaled_lr(self, batch_size: int, critical: float) -> float:
-        """The rule's learning rate for a critical size, which is not taken below the default batch size.
-
-        Below that the rule would keep the learning rate at smaller batches too, which only says that the gradient is not noisy there.
-        """
-        spec = self.task.optimizer
-        critical = max(critical, float(self.task.batch_size))
-        if self.options.lr_rule is not None:
-            return batch_change(
-                spec.name,
-                OptimizerSettings(lr=spec.lr),
-                base_batch_size=self.task.batch_size,
-                batch_size=batch_size,
-                rule=self.options.lr_rule,
-                noise_scale=critical,
-            ).lr
-        return scale_lr(
-            spec.name,
-            spec.lr,
-            base_batch_size=self.task.batch_size,
-            batch_size=batch_size,
-            critical_batch_size=critical,
-        )
+def _whole(name: str, value: float) -> int:
+    """A count that may be written as a float, such as 1.3e9."""
+    number = check_number(name, value, at_least=1.0)
+    if number != round(number):
+        raise InputError(f"{name} must be a whole number, got {value!r}; round it")
+    return round(number)

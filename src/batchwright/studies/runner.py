@@ -42,6 +42,7 @@ def run_study(
     resume: bool = False,
     num_workers: int | None = None,
     only: str = "",
+    options: Mapping[str, str] | None = None,
     on_cell: OnCell = lambda name, done, total: None,
 ) -> StudyRecord:
     """Run a study, or what is left of it, and write its records, figures and summary to ``out``.
@@ -56,13 +57,15 @@ def run_study(
         resume: Keep the cells that ``out`` already holds.
         num_workers: Processes; two at most by default, and 1 runs in this process.
         only: Runs the cells whose name holds this text, with those they go on from; all others stay open.
+        options: What the study is told beside these, by name; its own where left out.
         on_cell: Called with the name of a finished cell, how many are done, and how many there are.
 
     Returns:
         The summary; a cell that failed is told in it, and the rest of the study stands.
 
     Raises:
-        InputError: If the preset is unknown, no cell has ``only`` in its name, or ``out`` holds another study or one not to be resumed.
+        InputError: If the preset or an option is unknown, no cell has ``only`` in its name, or ``out`` holds another study or one not
+            to be resumed.
         OutputError: If ``out`` cannot be written.
     """
     presets = (*PRESETS, *study.more_presets)
@@ -71,18 +74,21 @@ def run_study(
     if preset in study.needs_data and data_root is None:
         raise InputError(f"--data-root must name the folder of real data for preset {preset} of {study.name}, got none")
     chosen = resolve_device(device)
+    told = {**study.options, **(options or {})}
+    study = study.configured(options or {}, data_root)
     cells = list(study.cells(preset, seed))
     wanted = _wanted(cells, only)
     make_folder(out)
-    identity = {"study": study.name, "preset": preset, "seed": seed}
+    identity = {"study": study.name, "preset": preset, "seed": seed, **({"options": told} if told else {})}
     earlier = _earlier(out, identity, resume)
-    results = {line["name"]: line for line in earlier if line["name"] in {cell.name for cell in cells}}
+    begun = earlier is not None
+    results = {line["name"]: line for line in earlier or () if line["name"] in {cell.name for cell in cells}}
     place = Place(folder=make_folder(out / STATE_FOLDER), device=chosen, data_root=data_root)
     failures: dict[str, str] = {}
     workers = num_workers or (1 if chosen.type != "cpu" else min(2, num_usable_cpus()))
     start = time.perf_counter()
     with RecordWriter(out) as records:
-        if earlier or resume:
+        if begun:
             records.write("resume", step=0, cells=len(results))
         else:
             records.write("start", **identity, environment=environment(chosen))
@@ -139,6 +145,8 @@ def _wanted(cells: Sequence[Cell], only: str) -> list[Cell]:
     names: set[str] = set()
 
     def add(cell: Cell) -> None:
+        if cell.name in names:
+            return  # in a chain whose cells name all before them there are exponentially many ways back
         names.add(cell.name)
         for name in cell.after:
             add(by_name[name])
@@ -153,14 +161,16 @@ def _wanted(cells: Sequence[Cell], only: str) -> list[Cell]:
     return [cell for cell in cells if cell.name in names]
 
 
-def _earlier(out: Path, identity: Mapping[str, Any], resume: bool) -> list[dict[str, Any]]:
-    """Cells that ``out`` already holds; the later of two records of one cell counts."""
+def _earlier(out: Path, identity: Mapping[str, Any], resume: bool) -> list[dict[str, Any]] | None:
+    """Cells that ``out`` already holds, None where no study was begun there; the later of two records of one cell counts."""
     if not (out / RECORDS_NAME).exists():
-        return []
+        return None
     if not resume:
         raise InputError(f"--out must be a folder without a study's records, got {out}; add --resume or choose another")
     found = read_records(out)
     starts = found.of_kind("start")
+    if not found.lines:
+        return None  # killed before its first record was whole
     held = {key: starts[0].get(key) for key in identity} if starts else None
     if held != dict(identity):
         raise RecordError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from batchwright.core.errors import InputError
 from batchwright.core.study_record import Row, StudyFigure
 
 PRESETS = ("smoke", "laptop", "paper")
@@ -75,6 +76,8 @@ class Study:
         summarise: ``summarise(preset, results)``, with the results of the finished cells by name; some may be missing.
         needs_data: Presets that need a data root.
         more_presets: Presets that it has beside `PRESETS`.
+        options: What the command line may tell it beside these, with what holds where it is left out.
+        configure: ``configure(options, data_root)``: the study for these options, each of them given; needed where there are any.
     """
 
     name: str
@@ -84,3 +87,20 @@ class Study:
     summarise: Callable[[str, Mapping[str, Mapping[str, Any]]], Summary]
     needs_data: tuple[str, ...] = ()
     more_presets: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict, hash=False)
+    configure: "Callable[[Mapping[str, str], Path | None], Study] | None" = None
+
+    def configured(self, options: Mapping[str, str], data_root: Path | None) -> "Study":
+        """The study with these options, and its own where they say nothing.
+
+        Raises:
+            InputError: If it has no such option.
+        """
+        for name, value in options.items():
+            if name not in self.options:
+                known = ", ".join(f"--{each}" for each in self.options)
+                raise InputError(
+                    f"--{name} must be an option of the study, got {value!r} for {self.name}, which has "
+                    f"{known or 'none of its own'}; leave it out"
+                )
+        return self.configure({**self.options, **options}, data_root) if self.configure is not None else self

@@ -41,7 +41,8 @@ _ENTRIES = (
         name="char-gpt",
         description="two-layer GPT on characters; Python source text, or tiny Shakespeare with a data root",
         needs_data=False,
-        make=lambda data_root, variant: char_gpt(data_root),
+        make=lambda data_root, variant: char_gpt(data_root, size=variant or "default"),
+        variants=("small",),
     ),
     Entry(
         name="cifar-resnet",

@@ -10,6 +10,7 @@ from batchwright.core.errors import InputError
 from batchwright.core.records import NoRecords, RecordWriter
 from batchwright.core.serialization import to_plain
 from batchwright.planning.plan import Plan
+from batchwright.planning.token_plan import TokenPlan
 from batchwright.tasks.task import Task
 from batchwright.training.group import Group, process_group, was_told
 from batchwright.training.interrupt import Interrupt
@@ -30,7 +31,7 @@ GAUGE_TURNED_ON = (
 
 def train(
     task: Task,
-    plan: Plan | None = None,
+    plan: Plan | TokenPlan | None = None,
     *,
     out: str | Path,
     policy: Controller | None = None,
@@ -42,7 +43,7 @@ def train(
     max_examples: int | None = None,
     checkpoint_every: int = 200,
     noise_every: int = 4,
-    stop_at_target: bool = True,
+    stop_at_target: bool | None = None,
     stability_every: int | None = None,
     stability_budget: float | None = STABILITY_BUDGET,
     max_grad_norm: float | None = None,
@@ -62,7 +63,8 @@ def train(
 
     Args:
         task: The training job.
-        plan: Where batch size, micro-batch size, lr and momentum come from; the task's defaults where left out.
+        plan: Where batch size, micro-batch size, lr and momentum come from; the task's defaults where left out. A plan for a budget of
+            tokens brings its Scion, its number of examples and its stages too.
         out: Folder of the run; new, unless ``resume`` is set.
         policy: Batch-size controller; fixed where left out.
         batch_size: Examples in an optimizer step; comes before the plan's.
@@ -74,7 +76,8 @@ def train(
         max_examples: The run ends after these; where left out the limit of the plan's regime, or the task's.
         checkpoint_every: Optimizer steps between two checkpoints.
         noise_every: Optimizer steps between two noise measurements of a controller that needs them.
-        stop_at_target: Whether reaching the task's target ends the run.
+        stop_at_target: Whether reaching the task's target ends the run; where left out it does, except with a plan for a budget of
+            tokens.
         stability_every: Fewest optimizer steps between two readings of the stability gauge (`StabilityMonitor`); none where left out.
             They leave every bit of the run as it was, but a second derivative holds a batch's activations a second time, which the
             plan's memory ceiling does not know, and the clock decides when they are made. So they are asked for.

@@ -5,13 +5,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from batchwright.adapt import REGISTRY, Controller, Fixed, check_optimizer
+from batchwright.adapt import REGISTRY, Controller, Fixed, RestartedBudget, check_optimizer
 from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.core.errors import CheckpointError, InputError
 from batchwright.core.records import RECORDS_NAME, read_records
 from batchwright.core.serialization import from_plain
 from batchwright.measure.per_example.separate import refuse_batch_statistics
 from batchwright.planning.plan import Plan
+from batchwright.planning.token_plan import TokenPlan
 from batchwright.tasks.task import OptimizerSpec, Task
 from batchwright.training.step_examples import OF_EXAMPLES
 from batchwright.training.step_noise import NOISE
@@ -111,7 +112,7 @@ class TrainSettings:
 
 def make_settings(
     task: Task,
-    plan: Plan | None = None,
+    plan: Plan | TokenPlan | None = None,
     *,
     policy: Controller | None = None,
     batch_size: int | None = None,
@@ -122,7 +123,7 @@ def make_settings(
     max_examples: int | None = None,
     checkpoint_every: int = 200,
     noise_every: int = 4,
-    stop_at_target: bool = True,
+    stop_at_target: bool | None = None,
     stability_every: int | None = None,
     stability_budget: float | None = STABILITY_BUDGET,
     max_grad_norm: float | None = None,
@@ -145,8 +146,13 @@ def make_settings(
             f"use {task.num_train} or fewer"
         )
     spec = task.optimizer
-    if plan is not None:
+    if isinstance(plan, TokenPlan):
+        spec, policy = plan.optimizer, policy or _stages(plan)
+        max_examples = max_examples or plan.max_examples
+    elif plan is not None:
         spec = replace(spec, lr=plan.lr, momentum=plan.momentum, beta2=plan.beta2)
+    if stop_at_target is None:  # a budget of tokens is where its run ends
+        stop_at_target = not isinstance(plan, TokenPlan)
     if lr is not None:
         spec = replace(spec, lr=lr)
     controller = policy or Fixed()
@@ -155,7 +161,7 @@ def make_settings(
         raise InputError(f"policy must be one of {', '.join(sorted(REGISTRY))}, got {type(controller).__name__}")
     check_optimizer(controller, spec.name, momentum=spec.momentum)
     _check_needs(controller, names[type(controller)], task)
-    regime = plan.regime if plan is not None else None
+    regime = plan.regime if isinstance(plan, Plan) else None
     if regime is not None:
         max_examples = max_examples or regime.at(size)
         max_grad_norm = max_grad_norm or regime.max_grad_norm
@@ -187,6 +193,18 @@ def make_settings(
         lr_milestones=tuple(lr_milestones),
         lr_decay=lr_decay,
         diffusion=diffusion,
+    )
+
+
+def _stages(plan: TokenPlan) -> Controller | None:
+    """The restarted schedule of a plan with several stages, by the rule that made them."""
+    if len(plan.stages) == 1:
+        return None
+    return RestartedBudget(
+        budgets=" ".join(str(stage.tokens) for stage in plan.stages),
+        rounding="multiple",
+        multiple_of=plan.multiple_of,
+        max_batch_size=plan.max_batch_size,
     )
 
 

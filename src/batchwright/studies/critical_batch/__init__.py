@@ -1,0 +1,1 @@
+"""The critical batch size of several optimizers on a task of the user's own."""
