@@ -277,10 +277,10 @@ class MMDGAN:
 
     @torch.no_grad()
     def _watch(self, features: Tensor, others: Tensor) -> None:
-        """Keep the mean distance of real and generated features, and warn once where the kernel sees their means alone."""
+        """Keep the mean distance of real and generated features; after the warm-up, warn once where the kernel sees their means alone."""
         self.feature_distance = float((features - others).norm(dim=1).mean())
         kernel = self.options.kernel
-        if isinstance(kernel, GaussianMixture) and not self._warned:
+        if isinstance(kernel, GaussianMixture) and not self._warned and self.step_number >= self.options.warmup_steps:
             smallest = min(kernel.stds)
             if self.feature_distance < QUADRATIC_SHARE * smallest:
                 self._warned = True
