@@ -277,7 +277,7 @@ class MMDGAN:
 
     @torch.no_grad()
     def _watch(self, features: Tensor, others: Tensor) -> None:
-        """Keep the mean distance of real and generated features; after the warm-up, warn once where the kernel sees their means alone."""
+        """Keep the mean distance of real and generated features; after the warm-up, warn once where only means are matched."""
         self.feature_distance = float((features - others).norm(dim=1).mean())
         kernel = self.options.kernel
         if isinstance(kernel, GaussianMixture) and not self._warned and self.step_number >= self.options.warmup_steps:
