@@ -26,6 +26,7 @@ NAMES = (
     "rl_rollouts",
     "rl_cart_pole",
     "rl_cart_pole_peers",
+    "mmd",
 )
 PEERS = (
     "accelerate",
@@ -33,6 +34,7 @@ PEERS = (
     "botorch",
     "curvlinops-for-pytorch",
     "gpytorch",
+    "geomloss",
     "hessian-eigenthings",
     "lightning",
     "opacus",
