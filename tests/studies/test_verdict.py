@@ -28,6 +28,9 @@ def test_a_run_that_was_cut_short_or_still_moves_is_not_there_yet():
     rising = trend([0, 1000, 2000, 3000], [5.0, 5.5, 6.1, 6.5])
     assert judge([6.5, 6.4, 6.6], 9.0, 11.0, trend=rising)[1] == "not there yet"
     assert judge([6.5, 6.4, 6.6], 9.0, 11.0, finished=False)[1] == "not there yet"
+    # One seed of several planned settles nothing, also where it passes; one of one does.
+    assert judge([10.0], 9.0, 11.0, finished=False)[1] == "not there yet"
+    assert judge([10.0], 9.0, 11.0)[1] == "holds"
     falling = trend([0, 1000, 2000, 3000], [6.5, 6.1, 5.5, 5.0])
     assert judge([6.5, 6.4, 6.6], 9.0, 11.0, trend=falling)[1] == "does not hold"
 

@@ -80,6 +80,8 @@ def judge(
         return found, "holds" if inside else "does not hold"
     found = mean_interval(data)
     single = len(data) == 1
+    if single and not finished:  # one seed of several says nothing of their scatter
+        return found, "not there yet"
     if low <= found.value <= high:
         certain = single or (low <= found.low and found.high <= high)
         return found, "holds" if certain else "not resolved"
