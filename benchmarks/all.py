@@ -21,7 +21,12 @@ NAMES = (
     "bandits",
     "knee",
     "norm_layers",
+    "safe_pg",
     "coverage",
+    "rl_rollouts",
+    "rl_cart_pole",
+    "rl_cart_pole_peers",
+    "mmd",
 )
 PEERS = (
     "accelerate",
@@ -29,11 +34,13 @@ PEERS = (
     "botorch",
     "curvlinops-for-pytorch",
     "gpytorch",
+    "geomloss",
     "hessian-eigenthings",
     "lightning",
     "opacus",
     "pyhessian",
     "pytorch-optimizer",
+    "stable-baselines3",
 )
 
 

@@ -63,6 +63,7 @@ from batchwright.measure.noise_groups import adam_divisors, noise_scale_by_group
 from batchwright.measure.noise_ranks import RankNoise
 from batchwright.measure.per_example import PerExampleNorms, per_example_grad_norms, per_example_sq_norms_by_layer
 from batchwright.measure.pilot import Pilot, pilot
+from batchwright.measure.representativeness import PartDistance, batch_representativeness
 from batchwright.measure.running_noise import RunningNoiseScale
 from batchwright.measure.snapshot import Snapshot
 from batchwright.measure.throughput import Throughput, throughput
@@ -87,6 +88,7 @@ __all__ = [
     "MuonNoise",
     "MuonNoiseScale",
     "NoiseScale",
+    "PartDistance",
     "PerExampleNorms",
     "Pilot",
     "PreconditionedStability",
@@ -108,6 +110,7 @@ __all__ = [
     "WhatIf",
     "adam_divisors",
     "batch_norm_safety",
+    "batch_representativeness",
     "batch_sharpness",
     "batch_sharpness_ratio",
     "branch",

@@ -8,6 +8,7 @@ from batchwright.studies.conditional_gradient.study import CONDITIONAL_GRADIENT
 from batchwright.studies.critical_batch.study import CRITICAL_BATCH
 from batchwright.studies.eoss.study import EOSS
 from batchwright.studies.kalman_norm.study import KALMAN_NORM
+from batchwright.studies.safe_pg.study import SAFE_PG
 from batchwright.studies.study import Study
 from batchwright.studies.train_longer.study import TRAIN_LONGER
 
@@ -20,6 +21,7 @@ REGISTRY: Mapping[str, Study] = {
         TRAIN_LONGER,
         KALMAN_NORM,
         CRITICAL_BATCH,
+        SAFE_PG,
         BATCHED_BANDITS,
     )
 }
