@@ -18,21 +18,29 @@ NAMES = (
     "monitor_overhead",
     "memory_ceiling",
     "muon",
+    "bandits",
     "knee",
     "norm_layers",
+    "safe_pg",
     "coverage",
+    "rl_rollouts",
+    "rl_cart_pole",
+    "rl_cart_pole_peers",
     "mmd",
 )
 PEERS = (
     "accelerate",
     "backpack-for-pytorch",
+    "botorch",
     "curvlinops-for-pytorch",
+    "gpytorch",
     "geomloss",
     "hessian-eigenthings",
     "lightning",
     "opacus",
     "pyhessian",
     "pytorch-optimizer",
+    "stable-baselines3",
 )
 
 

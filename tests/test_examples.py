@@ -77,6 +77,27 @@ def test_a_framework_takes_fewer_steps_over_the_same_examples(library, name, pro
     assert int(found[1]) < int(found[2])
 
 
+def test_a_plain_policy_gradient_loop_follows_the_advice(tmp_path):
+    pytest.importorskip("gymnasium", reason="gymnasium is not installed; pip install 'batchwright[rl]'")
+    told = run(tmp_path, str(EXAMPLES / "rl_batch_advice.py"))
+    found = re.search(
+        r"(\d+) episodes in batches of (\d+) to (\d+), where 6 batches of 64 take 384; mean return (\d+)", told
+    )
+    assert found is not None, told[-2000:]
+    assert int(found[1]) < 384
+    assert int(found[2]) < int(found[3])
+    assert told.count("times the noise scale") + told.count("do not resolve") == 6
+
+
+def test_stable_baselines3_takes_the_advice_as_n_steps(tmp_path):
+    if find_spec("stable_baselines3") is None:
+        pytest.skip("stable_baselines3 is not installed; `make bench` installs it")
+    told = run(tmp_path, str(EXAMPLES / "rl_stable_baselines3.py"), warnings="default")
+    found = re.search(r"(\d+) updates, n_steps from (\d+) to (\d+), changed (\d+) times", told)
+    assert found is not None, told[-2000:]
+    assert int(found[3]) > int(found[2])
+
+
 def test_own_loop_grows_its_batch_and_says_why(tmp_path):
     told = run(tmp_path, str(EXAMPLES / "own_loop.py"))
     assert re.search(r"noise scale .* asks for .*; the batch grows from 32 to 64", told)

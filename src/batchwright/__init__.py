@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batchwright import adapt, capacity, gan, integrations, measure, nn, optim, planning
+    from batchwright import adapt, bandits, capacity, gan, integrations, measure, nn, optim, planning, rl
     from batchwright.planning.budget import Budget
     from batchwright.planning.plan import Plan
     from batchwright.planning.planner import plan
@@ -34,7 +34,7 @@ _PLACES = {
     "train": "batchwright.training.loop",
     "verify": "batchwright.training.verify",
 }
-_ROOMS = ("adapt", "capacity", "gan", "integrations", "measure", "nn", "optim", "planning")
+_ROOMS = ("adapt", "bandits", "capacity", "gan", "integrations", "measure", "nn", "optim", "planning", "rl")
 
 __all__ = [
     "BatchEngine",
@@ -48,6 +48,7 @@ __all__ = [
     "TokenPlan",
     "Verification",
     "adapt",
+    "bandits",
     "capacity",
     "gan",
     "integrations",
@@ -56,6 +57,7 @@ __all__ = [
     "optim",
     "plan",
     "planning",
+    "rl",
     "train",
     "verify",
 ]

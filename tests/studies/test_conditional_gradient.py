@@ -58,4 +58,10 @@ def test_a_whole_run_in_seconds(tmp_path, monkeypatch):
         assert rows[f"batch size at {ratio:g} times the tokens"].measured.value == size
         assert rows[f"step size at {ratio:g} times the tokens"].verdict == "holds"
     assert rows["rise from 2048 to 4096 over that from 1024 to 2048"].measured.value == pytest.approx(2.28, abs=0.005)
-    assert {figure.name for figure in record.figures} == {"bound", "simulation", "published"}
+    assert {figure.name for figure in record.figures} == {
+        "bound",
+        "simulation",
+        "published",
+        "language",
+        "language-grid",
+    }

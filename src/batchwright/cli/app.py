@@ -11,6 +11,7 @@ from batchwright.cli.doctor import doctor
 from batchwright.cli.output import errors
 from batchwright.cli.plan import plan
 from batchwright.cli.report import report
+from batchwright.cli.rl import rl
 from batchwright.cli.study import study
 from batchwright.cli.tasks import tasks
 from batchwright.cli.train import train
@@ -24,12 +25,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
-for command in (demo, plan, train, study, report, tasks, doctor):
+for command in (demo, plan, train, rl, study, report, tasks, doctor):
     app.command()(command)
 
 INTERRUPTED = 130
 # Commands that several ranks would all do, each over the other's files.
-ALONE = frozenset({"demo", "plan", "study", "report"})
+ALONE = frozenset({"demo", "plan", "rl", "study", "report"})
 
 
 def main() -> None:

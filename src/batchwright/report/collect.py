@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from batchwright.core.errors import RecordError
 from batchwright.core.records import RECORDS_NAME, read_json
 from batchwright.report.plan_records import PlanRecord, VerificationRecord, parse_plan, parse_verification
+from batchwright.report.rl_records import RlRecords, is_rl, read_rl
 from batchwright.report.run_records import RunRecords, read_run
 from batchwright.report.text import natural_key, plural
 
@@ -37,6 +38,7 @@ class Collected:
         verifications: By the path of their ``verification.json``.
         studies: By the path of their ``study.json``; the JSON as it is.
         runs: In the order of their folders.
+        rl: Runs of safe policy gradients, likewise.
         warnings: One sentence for each thing that could not be read, or only in part.
     """
 
@@ -46,6 +48,7 @@ class Collected:
     studies: Mapping[str, Mapping[str, Any]]
     runs: tuple[RunRecords, ...]
     warnings: tuple[str, ...]
+    rl: tuple[RlRecords, ...] = ()
 
 
 def collect(folder: Path) -> Collected:
@@ -84,11 +87,13 @@ def collect(folder: Path) -> Collected:
     plans = read(PLAN_NAME, lambda path, name: parse_plan(read_json(path), name))
     verifications = read(VERIFICATION_NAME, lambda path, name: parse_verification(read_json(path), name))
     studies = read(STUDY_NAME, _read_study)
-    runs = tuple(read(RECORDS_NAME, lambda path, name: read_run(path.parent, Path(name).parent.as_posix())).values())
-    if not (plans or verifications or studies or runs):
+    every = read(RECORDS_NAME, _read_records).values()
+    runs = tuple(item for item in every if isinstance(item, RunRecords))
+    rl = tuple(item for item in every if isinstance(item, RlRecords))
+    if not (plans or verifications or studies or runs or rl):
         reason = f"nothing that can be read; {warnings[0]}" if warnings else "none of them; give the --out of a command"
         raise RecordError(f"{folder} must hold one of {', '.join(NAMES)}, got {reason}")
-    torn = [run.folder for run in runs if run.num_torn]
+    torn = [run.folder for run in runs if run.num_torn] + [run.folder for run in rl if run.num_torn]
     if torn:
         others = f" and {plural(len(torn) - 1, 'other run')}" if len(torn) > 1 else ""
         warnings.append(f"{torn[0]}{others}: a line that a kill left unfinished was passed over")
@@ -99,7 +104,13 @@ def collect(folder: Path) -> Collected:
         studies=studies,
         runs=runs,
         warnings=tuple(warnings),
+        rl=rl,
     )
+
+
+def _read_records(path: Path, name: str) -> RunRecords | RlRecords:
+    folder = Path(name).parent.as_posix()
+    return read_rl(path.parent, folder) if is_rl(path.parent) else read_run(path.parent, folder)
 
 
 def _read_study(path: Path, name: str) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from batchwright.report.figures.style import shorten
 from batchwright.report.other_sections import environment_section, files_section, study_section
 from batchwright.report.plan_records import VerificationRecord
 from batchwright.report.plan_sections import answer_cards, headline, plan_parts, verification_section
+from batchwright.report.rl_sections import rl_headline, rl_section
 from batchwright.report.run_sections import failures, run_headline, run_section, warnings
 from batchwright.report.study_sections import parse_study, record_section, study_headline
 from batchwright.report.template import fill
@@ -92,6 +93,8 @@ def _headline(collected: Collected) -> str:
     if collected.verifications:
         found = next(iter(collected.verifications.values()))
         return f"Verification of a plan for {found.task}"
+    if collected.rl and not collected.studies:
+        return rl_headline(collected.rl)
     told = [study for value in collected.studies.values() if (study := parse_study(value)) is not None]
     return study_headline(told[0]) if len(told) == 1 else plural(len(collected.studies), "study record")
 
@@ -125,6 +128,11 @@ def _parts(collected: Collected, page: Path) -> list[tuple[str, str, Html]]:
         parts.append(
             (f"runs-{number + 1}", name, run_section(runs, f"runs-{number + 1}", name, collected.folder, page))
         )
+    environments = sorted({run.task for run in collected.rl}, key=natural_key)
+    for number, task in enumerate(environments[:MAX_TASKS]):
+        name = f"Policy gradients of {shorten(task, 40)}" if len(environments) > 1 else "Policy gradients"
+        of_task = [run for run in collected.rl if run.task == task]
+        parts.append((f"rl-{number + 1}", name, rl_section(of_task, f"rl-{number + 1}", name)))
     for number, (path, study) in enumerate(list(collected.studies.items())[:MAX_STUDIES]):
         anchor, told_study = f"study-{number + 1}", parse_study(study)
         if told_study is None:
@@ -148,6 +156,7 @@ def _warnings(collected: Collected) -> Html:
     for number, limit, word in (
         (len(collected.plans), MAX_PLANS, "plan"),
         (len({run.task for run in collected.runs}), MAX_TASKS, "task"),
+        (len({run.task for run in collected.rl}), MAX_TASKS, "environment"),
         (len(collected.studies), MAX_STUDIES, "study record"),
     ):
         if number > limit:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from batchwright.studies.conditional_gradient import landscape, rule, toy
+from batchwright.studies.conditional_gradient.grid import language_cells
+from batchwright.studies.conditional_gradient.nanogpt_grid import nanogpt_cells
 from batchwright.studies.study import Cell
 
 
@@ -51,6 +53,8 @@ def toy_batches(size: Preset, power: int) -> list[int]:
 
 def cells(preset: str, seed: int) -> Sequence[Cell]:
     """The cells of a preset."""
+    if preset not in PRESETS:
+        return language_cells(preset, seed)
     size = PRESETS[preset]
     return [
         Cell(name="rule", run=rule.transfers),
@@ -75,4 +79,6 @@ def cells(preset: str, seed: int) -> Sequence[Cell]:
             )
             for power in size.toy_powers
         ),
+        *language_cells(preset, seed),
+        *(nanogpt_cells(seed) if preset == "paper" else []),
     ]

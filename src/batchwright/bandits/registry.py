@@ -1,0 +1,12 @@
+"""The bandits by name; a new one is enrolled here, which puts it into the battery of tests, the study and the tables."""
+
+from collections.abc import Mapping
+
+from batchwright.bandits.bandit import Bandit
+from batchwright.bandits.bpe import BPE
+from batchwright.bandits.gp_ucb import GPBUCB, GPUCB
+from batchwright.bandits.robust_bpe import RobustBPE
+from batchwright.bandits.thompson import Thompson
+from batchwright.bandits.ucb_pe import UCBPE
+
+REGISTRY: Mapping[str, type[Bandit]] = {each.name: each for each in (BPE, RobustBPE, GPUCB, GPBUCB, UCBPE, Thompson)}

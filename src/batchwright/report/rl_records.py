@@ -1,0 +1,177 @@
+"""A run of a safe policy gradient as its records tell it: what was promised, and each update with its batch, step and return."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from batchwright.core.errors import RecordError
+from batchwright.core.records import Records, read_records
+from batchwright.core.statistics import Interval
+from batchwright.report.run_records import LARGEST, thin
+
+SYSTEM = "safe-policy-gradient"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpdatePoint:
+    """One update.
+
+    Attributes:
+        step: Its number.
+        num_trajectories: Used so far.
+        batch_size: Trajectories of this update.
+        mean_return: Discounted return before it.
+        return_error: Standard error of that.
+        step_size: Zero where nothing moved.
+        guaranteed: Improvement that was promised.
+        realised: What came of it, by the next batch: the difference of the two mean returns; None where there is no next one, or
+            where it took this step back.
+        true_return: After it, where the environment knows it; NaN elsewhere.
+        error: Bound of the gradient's error.
+        gradient_size: Of the estimate.
+    """
+
+    step: int
+    num_trajectories: float
+    batch_size: float
+    mean_return: float
+    return_error: float
+    step_size: float
+    guaranteed: float
+    realised: Interval | None
+    true_return: float
+    error: float
+    gradient_size: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RlRecords:
+    """A run.
+
+    Attributes:
+        folder: Relative to the folder that was reported.
+        task: Name of the environment.
+        label: Of the run.
+        seed: Of the run.
+        options: Of the trainer.
+        promise: Sentences on what is guaranteed.
+        holds: Whether anything is.
+        delta: Probability of failure.
+        over: ``update`` or ``run``.
+        budget: Trajectories.
+        updates: Thinned to what a figure can show, the first and last among them.
+        num_updates: All of them.
+        num_moves: Those that changed the parameters.
+        num_seen_decreases: Moves after which the sampled return was lower beyond its 95 % interval.
+        num_true_decreases: Moves after which the true return was lower; None where it is not known.
+        promised: Sum of the guaranteed improvements.
+        reason: Why it ended.
+        train_s: Seconds.
+        environment: What it was made on.
+        num_torn: Lines that a kill left unfinished.
+    """
+
+    folder: str
+    task: str
+    label: str
+    seed: int
+    options: Mapping[str, Any]
+    promise: tuple[str, ...]
+    holds: bool
+    delta: float
+    over: str
+    budget: float
+    updates: tuple[UpdatePoint, ...]
+    num_updates: int
+    num_moves: int
+    num_seen_decreases: int
+    num_true_decreases: int | None
+    promised: float
+    reason: str
+    train_s: float
+    environment: Mapping[str, Any]
+    num_torn: int = 0
+
+
+def is_rl(folder: Path) -> bool:
+    """Whether the records of a folder are those of a safe policy gradient."""
+    return any(line["kind"] == "start" and line.get("system") == SYSTEM for line in read_records(folder).lines[:3])
+
+
+def read_rl(folder: Path, name: str) -> RlRecords:
+    """Read the run in ``folder`` and call it ``name``.
+
+    Raises:
+        RecordError: If its records are missing or damaged.
+    """
+    records = read_records(folder)
+    try:
+        return _run(records, name)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise RecordError(f"{folder} must hold the records of a run, got {type(error).__name__}: {error}") from error
+
+
+def _run(records: Records, name: str) -> RlRecords:
+    start = records.of_kind("start")[0]
+    ends = records.of_kind("end")
+    lines = records.of_kind("update")
+    promise = start["guarantee"]
+    points = [_point(line, lines[i + 1] if i + 1 < len(lines) else None) for i, line in enumerate(lines)]
+    moved = [point for point in points if point.step_size > 0]
+    return RlRecords(
+        folder=name,
+        task=str(start["task"]),
+        label=str(start["label"]),
+        seed=int(start["seed"]),
+        options=dict(start["options"]),
+        promise=tuple(str(line) for line in promise["lines"]),
+        holds=bool(promise["holds"]),
+        delta=1 - float(promise["probability"]),
+        over=str(promise["over"]),
+        budget=_number(start["options"]["budget"]),
+        updates=thin(points),
+        num_updates=len(points),
+        num_moves=len(moved),
+        num_seen_decreases=sum(point.realised is not None and point.realised.high < 0 for point in moved),
+        num_true_decreases=_true_decreases(points),
+        promised=math.fsum(point.guaranteed for point in moved),
+        reason=str(ends[-1].get("reason", "")) if ends else "no end",
+        train_s=_number(ends[-1].get("train_s", 0.0)) if ends else 0.0,
+        environment=dict(start.get("environment") or {}),
+        num_torn=records.num_torn,
+    )
+
+
+def _point(line: Mapping[str, Any], after: Mapping[str, Any] | None) -> UpdatePoint:
+    # A step on trial that was taken back was never in force, and nothing came of it.
+    realised = after.get("realised") if after is not None and not after.get("taken_back", False) else None
+    return UpdatePoint(
+        step=int(line["step"]),
+        num_trajectories=_number(line["num_trajectories"]),
+        batch_size=_number(line["batch_size"]),
+        mean_return=_number(line["mean_return"]),
+        return_error=_number(line["return_error"]),
+        step_size=_number(line["step_size"]),
+        guaranteed=_number(line["guaranteed_improvement"]),
+        realised=None
+        if realised is None
+        else Interval(value=_number(realised["value"]), low=_number(realised["low"]), high=_number(realised["high"])),
+        true_return=_number(line.get("true_return", math.nan)),
+        error=_number(line["error_sqrt"]) + _number(line["error_linear"]),
+        gradient_size=_number(line["gradient_size"]),
+    )
+
+
+def _true_decreases(points: list[UpdatePoint]) -> int | None:
+    if not points or any(math.isnan(point.true_return) for point in points):
+        return None
+    return sum(point.true_return < before.true_return for before, point in pairwise(points) if point.step_size > 0)
+
+
+def _number(value: Any) -> float:
+    """A number whose square is still one."""
+    found = float(value)
+    return math.copysign(math.inf, found) if abs(found) > LARGEST else found

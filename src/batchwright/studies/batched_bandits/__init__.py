@@ -1,0 +1,1 @@
+"""Batched kernelized bandits (Li & Scarlett 2022; Ma, Chen, Scarlett 2026)."""

@@ -1,0 +1,1 @@
+"""Adaptive batch size for safe policy gradients (Papini, Pirotta, Restelli 2017)."""
