@@ -44,7 +44,7 @@ class MmdOfParts:
 
 @torch.no_grad()
 def mmd2_linear(
-    x: Float[Tensor, "N h"], y: Float[Tensor, "N h"], kernel: Kernel | None = None, *, level: float = 0.95
+    x: Float[Tensor, "N h"], y: Float[Tensor, "K h"], kernel: Kernel | None = None, *, level: float = 0.95
 ) -> MmdOfParts:
     """The mean over consecutive pairs of rows of ``k(x, x') + k(y, y') - k(x, y') - k(x', y)``; a last odd row is left out.
 
@@ -65,7 +65,7 @@ def mmd2_linear(
 @torch.no_grad()
 def mmd2_blocks(
     x: Float[Tensor, "N h"],
-    y: Float[Tensor, "N h"],
+    y: Float[Tensor, "K h"],
     kernel: Kernel | None = None,
     *,
     num_rows: int | None = None,
