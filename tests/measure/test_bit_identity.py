@@ -115,6 +115,9 @@ MEASUREMENTS: dict[str, Callable[[Run], object]] = {
     "Snapshot": lambda run: run.snapshot.restore(run.task, run.task.optimizer, "cpu"),
     "adam_divisors": lambda run: measure.adam_divisors(run.model, run.optimizer),
     "batch_norm_safety": lambda run: measure.batch_norm_safety(*run.batches, micro_batch_sizes=(2, 4)),
+    "batch_representativeness": lambda run: measure.batch_representativeness(
+        torch.arange(40.0)[:, None], range(40), batch_sizes=(4,), num_draws=19
+    ),
     "batch_sharpness": lambda run: [measure.batch_sharpness(*run.batches, method=m) for m in ("difference", "exact")],
     "batch_sharpness_ratio": lambda run: measure.batch_sharpness_ratio(*run.batches),
     "branch": lambda run: measure.branch(run.task, run.snapshot, (8, 16, 32), num_examples=64, num_seeds=2),
@@ -163,7 +166,7 @@ WATCHERS = {"RunningNoiseScale": running_noise}
 RESULTS = {
     "BatchNormSafety", "BatchSharpness", "BatchTest", "Branch", "ConditionalGradientConstants", "CurvatureOperator",
     "CurvatureRatio", "DualNoiseScale", "GeneralizedSharpness", "LrBound", "Memory", "MuonNoise", "MuonNoiseScale",
-    "NoiseScale", "PerExampleNorms", "Pilot", "PreconditionedStability", "RankNoise", "RecordSink", "ScalarWriter",
+    "NoiseScale", "PartDistance", "PerExampleNorms", "Pilot", "PreconditionedStability", "RankNoise", "RecordSink", "ScalarWriter",
     "Sharpness", "SpectralDensity", "Stability", "StabilityReading", "StepSettings", "TensorBoardSink", "Throughput",
     "Trace", "TrialSearch", "WhatIf", "crossover_batch_size", "max_stable_lr", "preconditioned_stability",
     "stability", "what_if",

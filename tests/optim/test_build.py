@@ -127,7 +127,7 @@ def test_a_snapshot_goes_on_with_other_settings(name):
 def test_a_plan_is_made_for_muon_and_refused_for_scion_with_the_way_out():
     plan = bw.plan(make_task(SPECS["muon"], target=bw.Target(value=0.3)), device="cpu")
     assert "normalised updates, which no source has measured for Muon" in plan.reasons["lr"]
-    with pytest.raises(InputError, match=r"got task 'toy' with scion.*planning\.token_budget"):
+    with pytest.raises(InputError, match=r"got task 'toy' with scion.*give tokens \(--tokens\)"):
         bw.plan(make_task(SPECS["scion"]), device="cpu")
 
 

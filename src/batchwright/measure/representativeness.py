@@ -94,7 +94,7 @@ def batch_representativeness(
         max_examples: Largest number of points in a comparison; time grows with its square. From a larger data set the
             batches at hand and a uniform choice of the others are kept, which leaves the test exact; a larger part is
             thinned to half of it.
-        generator: For the draws; torch's default generator where left out.
+        generator: For the draws; one of its own with seed 0 where left out, so that torch's default generator stays as it was.
 
     Returns:
         One row a batch size, then one a part.
@@ -105,7 +105,7 @@ def batch_representativeness(
     Example:
         >>> data = torch.arange(64.0)[:, None]
         >>> halves = {"first half": torch.arange(32)}
-        >>> batch_representativeness(data, parts=halves, generator=torch.Generator().manual_seed(0))[0].p_value
+        >>> batch_representativeness(data, parts=halves)[0].p_value
         0.005
     """
     check_int("num_draws", num_draws, at_least=19, way_out="fewer cannot reach a p-value of 0.05")
@@ -117,6 +117,7 @@ def batch_representativeness(
             f"order goes with batch_sizes, and one of order and parts must be given, got order={'None' if order is None else 'given'}, "
             f"{len(sizes)} batch_sizes and {len(parts or {})} parts"
         )
+    generator = generator or torch.Generator().manual_seed(0)
     points = _features("data", data, features)
     kernel = median_gaussians(points) if kernel is None else kernel
     rows: list[_Row] = []
