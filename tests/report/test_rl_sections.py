@@ -1,6 +1,7 @@
 """Runs of safe policy gradients on the page: read from real records, and told with their promise."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from batchwright.core.errors import RecordError
 from batchwright.report import write_report
 from batchwright.report.collect import collect
 from batchwright.report.rl_records import read_rl
+from batchwright.report.rl_sections import _first_return
 from batchwright.rl import LQG, GaussianPolicy, SafePolicyGradient
 from batchwright.rl.lqg_exact import clipped_return
 
@@ -74,3 +76,13 @@ def test_a_run_that_has_just_begun_makes_a_page(folder: Path):
     path = folder / "run-0" / "records.jsonl"
     path.write_text(path.read_text().splitlines()[0] + "\n")
     assert "without an update" in write_report(folder / "run-0").read_text()
+
+
+def test_improvement_counts_from_every_batch_of_the_first_policy(folder: Path):
+    found = read_rl(folder / "run-0", "run-0")
+    moved = next(place for place, point in enumerate(found.updates) if point.step_size > 0)
+    still = found.updates[: moved + 1]
+    assert moved > 0
+    mean = sum(point.batch_size * point.mean_return for point in still) / sum(point.batch_size for point in still)
+    assert _first_return(found) == pytest.approx(mean)
+    assert _first_return(replace(found, updates=found.updates[:1])) == found.updates[0].mean_return

@@ -125,7 +125,7 @@ def _course(runs: Sequence[RlRecords]) -> StudyFigure:
         name="course",
         title="The course of the run" if len(runs) == 1 else "The courses of the runs",
         caption="Return before each update with its 95 % interval; the improvement that was guaranteed, and what came of it, summed "
-        "over the updates so far.",
+        "over the updates so far. It counts from all batches up to the first update that moved.",
         panels=tuple(panels),
         columns=2,
     )
@@ -135,7 +135,7 @@ def _improvement(runs: Sequence[RlRecords]) -> Panel:
     series = []
     for number, run in enumerate(runs):
         total, promised, realised, x = 0.0, [], [], []
-        start = run.updates[0].mean_return
+        start = _first_return(run)
         # The points are thinned, so what came is the return less the first one, and the promise is scaled to the sum of all.
         shown = math.fsum(point.guaranteed for point in run.updates if point.step_size > 0)
         scale = run.promised / shown if shown else 1.0
@@ -150,6 +150,15 @@ def _improvement(runs: Sequence[RlRecords]) -> Panel:
             Series(name=f"{name}, guaranteed", x=tuple(x), y=tuple(promised), colour=number, dash=1, markers=False),
         ]
     return Panel(title="improvement since the start", x_name="trajectories", y_name="improvement", series=tuple(series))
+
+
+def _first_return(run: RlRecords) -> float:
+    """Return of the first policy, by all batches up to the first update that moved: a first batch alone is small and noisy."""
+    moved = next((place for place, point in enumerate(run.updates) if point.step_size > 0), len(run.updates) - 1)
+    still = run.updates[: moved + 1]
+    return math.fsum(point.batch_size * point.mean_return for point in still) / math.fsum(
+        point.batch_size for point in still
+    )
 
 
 def _name(run: RlRecords, runs: Sequence[RlRecords]) -> str:
