@@ -9,10 +9,10 @@ A linear Gaussian policy of four parameters with standard deviation 1 newton, di
 - ``spg``: safe policy gradient (2022) with the same constants;
 - ``reinforce:LR``: plain REINFORCE with the optimal baseline, 200 trajectories an update and a fixed step.
 
-Each policy that was in force is run on 2000 episodes that the method does not see, the same starts and noise for all (500 for REINFORCE,
-whose losses are large). A drop is a mean return below that of the policy before by more than 1.96 standard errors of the difference,
-counted for the discounted return, which the methods climb, and for the plain one. A step that ``tried`` takes back was never in force;
-its trajectories are counted. One JSON line a run. stable-baselines3 has a script of its own, rl_cart_pole_peers.
+Each policy that was in force is run on 2000 episodes that the method does not see, the same starts and noise for all (500 for
+REINFORCE, whose losses are large). A drop is a mean return below that of the policy before by more than 1.96 standard errors of the
+difference, counted for the discounted return, which the methods climb, and for the plain one. A step that ``tried`` takes back was
+never in force; its trajectories are counted. One JSON line a run. stable-baselines3 has a script of its own, rl_cart_pole_peers.
 """
 
 import argparse
