@@ -7,7 +7,8 @@ import numpy as np
 
 from batchwright.core.study_record import Row
 from batchwright.studies.associative_memory.presets import CRITICAL_ALPHAS
-from batchwright.studies.associative_memory.rows import BATCH, Results, make_row, slope_row
+from batchwright.studies.associative_memory.rows import BATCH, Results, slope_row
+from batchwright.studies.judged_row import judged_row
 
 # About the theory's slope of critical batch sizes, which a grid of powers of two resolves no better.
 CRITICAL_TOLERANCE = 0.35
@@ -38,7 +39,7 @@ def batch_rows(results: Results) -> list[Row]:
             flat = prefix["sgd"][sizes.index(64)] / np.maximum(prefix["sgd"][-1], 1)
             at = [saturation(sizes, column, 0.85) for column in prefix["muon"].T]
             rows += [
-                make_row(
+                judged_row(
                     "SGD: prefix at B=64 over that at the largest batch",
                     BATCH,
                     "SGD is flat from d^(1/2) on",
@@ -48,7 +49,7 @@ def batch_rows(results: Results) -> list[Row]:
                     1.6,
                     seeds=seeds,
                 ),
-                make_row(
+                judged_row(
                     "Muon: batch size of 85 % of the last prefix",
                     BATCH,
                     "Muon saturates near d^(alpha + 1/2) = 9,216",
@@ -61,7 +62,7 @@ def batch_rows(results: Results) -> list[Row]:
             ]
         small = [index for index, size in enumerate(sizes) if 16 <= size <= 256]
         rows.append(
-            make_row(
+            judged_row(
                 "Muon: share of the seen items that are stored, 16 <= B <= 256",
                 BATCH,
                 "a small batch is stored nearly whole",

@@ -12,9 +12,9 @@ from batchwright.studies.associative_memory.rows import (
     DEPTH,
     Results,
     by_dim,
-    make_row,
     slope_row,
 )
+from batchwright.studies.judged_row import judged_row
 
 # Allowed about the theory's slope, by alpha; the specification's.
 SLOPE_TOLERANCE = {2.0: 0.08, 1.5: 0.1}
@@ -54,7 +54,7 @@ def capacity_rows(results: Results) -> list[Row]:
         if alpha == 2.0 and last >= 512:
             ratio = [m / s for m, s in zip(counts["muon"][last], counts["sgd"][last], strict=True)]
             rows.append(
-                make_row(
+                judged_row(
                     f"Muon over SGD, alpha={alpha:g}, d={last}",
                     CAPACITY,
                     "Muon stores more than 50 times as much",
@@ -95,7 +95,7 @@ def depth_rows(results: Results) -> list[Row]:
     )
     dim = found["arguments"]["dim"]
     return [
-        make_row(
+        judged_row(
             f"{steps} steps: items stored over those of the exact polar factor, d={dim}",
             DEPTH,
             claim,
@@ -126,7 +126,7 @@ def anisotropy_rows(results: Results) -> list[Row]:
     }
     seeds, dim = found[0.0]["arguments"]["seeds"], found[0.0]["arguments"]["dim"]
     return [
-        make_row(
+        judged_row(
             f"Muon: items stored with inputs of eigenvalues 1/k over those with isotropic ones, d={dim}",
             ANISOTROPIC,
             "anisotropy of the inputs works against Muon",

@@ -1,14 +1,13 @@
-"""What the summaries share: a row from one number a seed, and rows on slopes of logarithms."""
+"""What the summaries share: results by dimension, and rows on slopes of logarithms."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from batchwright.core.statistics import Interval, student_quantile
 from batchwright.core.study_record import Row
-from batchwright.studies.verdict import judge, judge_each, judge_interval
+from batchwright.studies.verdict import judge_interval
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -83,32 +82,3 @@ def slope_row(
             note=note,
         )
     ]
-
-
-def make_row(
-    what: str,
-    group: str,
-    claim: str,
-    published: float | None,
-    values: Sequence[float] | NDArray[np.float64],
-    low: float,
-    high: float,
-    *,
-    seeds: Sequence[int],
-    each: bool = False,
-    note: str = "",
-) -> Row:
-    """A row from one number a seed; with ``each`` every one of them must pass."""
-    measured, verdict = (judge_each if each else judge)(list(values), low, high)
-    return Row(
-        what=what,
-        group=group,
-        claim=claim,
-        published=published,
-        measured=measured,
-        seeds=tuple(seeds),
-        low=low,
-        high=high,
-        verdict=verdict,
-        note=note,
-    )

@@ -6,7 +6,8 @@ import numpy as np
 
 from batchwright.core.study_record import Row
 from batchwright.studies.associative_memory.presets import REMOVED
-from batchwright.studies.associative_memory.rows import MULTI_STEP, SOFTMAX, Results, make_row
+from batchwright.studies.associative_memory.rows import MULTI_STEP, SOFTMAX, Results
+from batchwright.studies.judged_row import judged_row
 
 
 def softmax_rows(results: Results) -> list[Row]:
@@ -23,7 +24,7 @@ def softmax_rows(results: Results) -> list[Row]:
     late = count["normalized-32"][32] / count["muon"][32]
     plain = count["plain"][32] / count["muon"][32]
     return [
-        make_row(
+        judged_row(
             "Muon over SGD after one step",
             SOFTMAX,
             "Muon is far ahead at first",
@@ -33,7 +34,7 @@ def softmax_rows(results: Results) -> list[Row]:
             math.inf,
             seeds=seeds,
         ),
-        make_row(
+        judged_row(
             "normalised SGD (32) over Muon after 32 steps",
             SOFTMAX,
             "it catches up",
@@ -43,7 +44,7 @@ def softmax_rows(results: Results) -> list[Row]:
             1.1,
             seeds=seeds,
         ),
-        make_row(
+        judged_row(
             "plain SGD over Muon after 32 steps", SOFTMAX, "it stays behind", 108 / 162, plain, 0.0, 0.8, seeds=seeds
         ),
     ]
@@ -61,7 +62,7 @@ def multi_step_rows(results: Results) -> list[Row]:
         for c in muon.T
     ]
     return [
-        make_row(
+        judged_row(
             "Muon over SGD, nothing removed",
             MULTI_STEP,
             "Muon is far ahead while m << d",
@@ -71,7 +72,7 @@ def multi_step_rows(results: Results) -> list[Row]:
             math.inf,
             seeds=seeds,
         ),
-        make_row(
+        judged_row(
             "Muon over SGD, 128 removed (2 d)",
             MULTI_STEP,
             "no gap from m = d on",
@@ -81,7 +82,7 @@ def multi_step_rows(results: Results) -> list[Row]:
             1.25,
             seeds=seeds,
         ),
-        make_row(
+        judged_row(
             "Muon: slope of m'/m over m, m = d to 8 d",
             MULTI_STEP,
             "m' = m (d^2/m)^(1/(2 alpha)), in the limit of large d",

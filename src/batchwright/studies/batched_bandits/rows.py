@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from batchwright.core.study_record import Row
-from batchwright.studies.verdict import judge, judge_each
+from batchwright.studies.judged_row import judged_row
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -43,34 +43,6 @@ SIMPLE = {64: 0.41, 256: 0.012, 1024: 0.0}
 CUMULATIVE = {64: 176.0, 256: 451.0, 1024: 756.0}
 
 
-def _row(
-    what: str,
-    group: str,
-    claim: str,
-    published: float | None,
-    values: Sequence[float],
-    low: float,
-    high: float,
-    *,
-    seeds: Sequence[int] = (),
-    each: bool = False,
-    note: str = "",
-) -> Row:
-    measured, verdict = (judge_each if each else judge)(list(values), low, high)
-    return Row(
-        what=what,
-        group=group,
-        claim=claim,
-        published=published,
-        measured=measured,
-        seeds=tuple(seeds),
-        low=low,
-        high=high,
-        verdict=verdict,
-        note=note,
-    )
-
-
 def schedule_rows(results: Results) -> list[Row]:
     """Lists and numbers exactly, sums to 0.1."""
     found = results.get("schedules")
@@ -80,7 +52,7 @@ def schedule_rows(results: Results) -> list[Row]:
     agree += [float(found["counts"][horizon] == number) for horizon, number in COUNTS.items()]
     agree += [float(found["optimal"][kernel] == numbers) for kernel, numbers in OPTIMAL.items()]
     rows = [
-        _row(
+        judged_row(
             f"share of {len(agree)} lists and numbers of batches that agree",
             SCHEDULES,
             "square-root lists, their lengths, optimal numbers",
@@ -93,7 +65,7 @@ def schedule_rows(results: Results) -> list[Row]:
     ]
     for horizon, published, value in zip((4, 6, 9, 12, 18), SUMS, found["plain_sums"], strict=True):
         rows.append(
-            _row(
+            judged_row(
                 f"sum of regrets over the root, square-root schedule, T=1e{horizon}",
                 SCHEDULES,
                 "grows with the number of batches",
@@ -104,7 +76,7 @@ def schedule_rows(results: Results) -> list[Row]:
             )
         )
     rows.append(
-        _row(
+        judged_row(
             "the same, geometric schedule, T=1e4 to 1e18",
             SCHEDULES,
             "3.43 to 3.48 at every horizon: the factor B is gone",
@@ -136,7 +108,7 @@ def regret_rows(results: Results) -> list[Row]:
         key = f"{kernel}/beta-6/{plan}"
         if values := of(key):
             rows.append(
-                _row(
+                judged_row(
                     f"R_T, {kernel}, {plan}",
                     REGRET,
                     "within the published standard deviation",
@@ -161,7 +133,7 @@ def regret_rows(results: Results) -> list[Row]:
             if first and second:
                 gaps = [a - b for a, b in zip(first, second, strict=True)]
                 rows.append(
-                    _row(
+                    judged_row(
                         f"R_T of {more} less that of {less}, {kernel}",
                         REGRET,
                         "more batches, less regret; the square-root schedule between 3 and 6",
@@ -180,7 +152,7 @@ def regret_rows(results: Results) -> list[Row]:
                 continue
             claim = {2: "unsafe: 15 to 20 % of runs", 6: "never eliminated", 9: "nobody's claim"}[beta]
             rows.append(
-                _row(
+                judged_row(
                     f"share of {len(lost)} runs that lost the optimum, {kernel}, beta={beta}",
                     REGRET,
                     claim,
@@ -205,7 +177,7 @@ def growth_rows(results: Results) -> list[Row]:
     }
     found = dict(sorted(found.items()))
     rows = [
-        _row(
+        judged_row(
             f"R_T/sqrt(T), T={horizon}",
             GROWTH,
             "published mean of four functions, to 25 %",
@@ -221,7 +193,7 @@ def growth_rows(results: Results) -> list[Row]:
     horizons = list(found)
     for first, second in itertools.pairwise(horizons):
         rows.append(
-            _row(
+            judged_row(
                 f"R_T/sqrt(T) at T={second} over that at T={first}",
                 GROWTH,
                 "not increasing",
@@ -245,7 +217,7 @@ def robust_rows(results: Results) -> list[Row]:
     for horizon, result in found.items():
         seeds = result["arguments"]["seeds"]
         rows.append(
-            _row(
+            judged_row(
                 f"runs in which the robust optimum survives, T={horizon}",
                 ROBUST,
                 "in every run",
@@ -260,7 +232,7 @@ def robust_rows(results: Results) -> list[Row]:
         if horizon in SIMPLE:
             high = 0.05 if horizon >= 256 else math.inf
             rows.append(
-                _row(
+                judged_row(
                     f"simple robust regret, T={horizon}",
                     ROBUST,
                     "below 0.05 from T=256 on",
@@ -274,7 +246,7 @@ def robust_rows(results: Results) -> list[Row]:
             )
             low, high = CUMULATIVE[horizon] * 0.7, CUMULATIVE[horizon] * 1.3
             rows.append(
-                _row(
+                judged_row(
                     f"cumulative robust regret, T={horizon}",
                     ROBUST,
                     "published mean of six functions, to 30 %; a sample is charged to its worst surviving nominal point",
@@ -293,7 +265,7 @@ def robust_rows(results: Results) -> list[Row]:
         ).sum()
         last = list(found.values())[-1]
         rows += [
-            _row(
+            judged_row(
                 "exponent of the cumulative robust regret in T",
                 ROBUST,
                 "about 0.53, below 0.75",
@@ -303,7 +275,7 @@ def robust_rows(results: Results) -> list[Row]:
                 0.75,
                 seeds=last["arguments"]["seeds"],
             ),
-            _row(
+            judged_row(
                 "robust regret of the plain optimum",
                 ROBUST,
                 "the plain optimum is not robust",

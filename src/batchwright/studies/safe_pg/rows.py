@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from batchwright.core.statistics import Interval
 from batchwright.core.study_record import Row
+from batchwright.studies.judged_row import judged_row
 from batchwright.studies.safe_pg.published import BIAS, COUNTEREXAMPLES, MARKS, RULES, RUNS, UPDATES
-from batchwright.studies.verdict import judge, judge_each, judge_interval
+from batchwright.studies.verdict import judge_interval
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -22,33 +24,8 @@ FORMS, TABLE, RULE, BIASED, VARIANCE, AUDIT = (
 FULL = 30_000_000
 
 
-def make_row(
-    what: str,
-    group: str,
-    claim: str,
-    published: float | None,
-    values: Sequence[float],
-    low: float,
-    high: float,
-    *,
-    seeds: Sequence[int] = (),
-    each: bool = True,
-    note: str = "",
-) -> Row:
-    """A row from one number a seed; with ``each`` every one of them must pass."""
-    measured, verdict = (judge_each if each else judge)(list(values), low, high)
-    return Row(
-        what=what,
-        group=group,
-        claim=claim,
-        published=published,
-        measured=measured,
-        seeds=tuple(seeds),
-        low=low,
-        high=high,
-        verdict=verdict,
-        note=note,
-    )
+# Targets are for every seed where not said otherwise.
+make_row = partial(judged_row, each=True)
 
 
 def of_group(results: Results, prefix: str) -> list[Mapping[str, Any]]:

@@ -1,0 +1,38 @@
+"""A row of a summary with the verdict that its values give."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchwright.core.study_record import Row
+from batchwright.studies.verdict import judge, judge_each
+
+
+def judged_row(
+    what: str,
+    group: str,
+    claim: str,
+    published: float | None,
+    values: Sequence[float] | NDArray[np.float64],
+    low: float,
+    high: float,
+    *,
+    seeds: Sequence[int] = (),
+    each: bool = False,
+    note: str = "",
+) -> Row:
+    """A row from one number a seed: their mean must pass with its interval, or with ``each`` every one of them."""
+    measured, verdict = (judge_each if each else judge)(list(values), low, high)
+    return Row(
+        what=what,
+        group=group,
+        claim=claim,
+        published=published,
+        measured=measured,
+        seeds=tuple(seeds),
+        low=low,
+        high=high,
+        verdict=verdict,
+        note=note,
+    )
