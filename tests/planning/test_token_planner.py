@@ -86,6 +86,7 @@ def test_tokens_of_sequences_count():
     assert "an example has 10 tokens" in found.reasons["tokens"]
     assert any("128 passes over the 500 training examples" in warning for warning in found.warnings)
     assert any("carried over a factor of 64" in warning for warning in found.warnings)
+    assert "LIKELY TOO SMALL" in found.reasons["lr"]
     bare = plan()
     assert "an example counts as one token" in bare.reasons["tokens"]
 
@@ -175,6 +176,7 @@ def test_a_base_that_does_not_follow_the_rule_yet_is_said_and_widens_the_step_si
     monkeypatch.setattr(token_planner, "find_base", lambda *_, **__: found_base(-1.0))
     sound = plan(base=None, tokens=8000)
     assert not any("too small" in warning for warning in sound.warnings)
+    assert "TOO SMALL" not in sound.reasons["lr"]
     # 8 times the tokens: times 1/2 by the BST rule, 8^-1/2 by the square-root rule.
     assert (sound.lr, sound.intervals["lr"].low) == pytest.approx((1e-4 / 2, 5e-5 / 8**0.5))
     assert sound.intervals["lr"].high == pytest.approx(2e-4 / 2)

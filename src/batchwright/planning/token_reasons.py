@@ -24,7 +24,7 @@ def reasons_of(
     regime: TokenRegime,
 ) -> dict[str, str]:
     """One sentence for each decision and measurement, by its name."""
-    first = stages[0]
+    first, totals = stages[0], [stage.tokens for stage in stages]
     ratio = first.tokens / base.tokens
     where = f"the base of {base.tokens:,.0f} tokens"
     source = (
@@ -36,7 +36,9 @@ def reasons_of(
     reasons = {
         "batch_size": f"{base.batch_size} of {where} times {ratio:.3g}^(2/3) (BST rule), rounded down"
         + (", no more than allowed" if first.batch_size < 0.8 * base.batch_size * ratio ** (2 / 3) else ""),
-        "lr": f"{base.lr:.3g} of {where}, as the same multiple of one over the number of steps",
+        # The number stands in a table, away from the notes: what is known to be wrong with it goes with it.
+        "lr": f"{base.lr:.3g} of {where}, as the same multiple of one over the number of steps"
+        + ("; LIKELY TOO SMALL, carried too far (see the notes)" if totals[-1] / base.tokens > TRUSTED_RATIO else ""),
         "num_steps": f"{first.tokens:,} tokens over {first.batch_size} x {regime.batch_tokens // stages[-1].batch_size} a step",
         "micro_batch_size": (
             f"the whole batch fits in memory (ceiling {max_micro_batch_size})"
