@@ -37,6 +37,7 @@ ORDER = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 ROOM_OF_EXTRA = {
+    "images": "data",
     "report": "report",
     "rl": "rl",
     "tune": "tuning",
@@ -45,8 +46,8 @@ ROOM_OF_EXTRA = {
     "tensorboard": "integrations",
     "wandb": "integrations",
 }
-DISTRIBUTION_OF_MODULE = {"sklearn": "scikit-learn"}
-LOADED_LATE = {"sklearn", "plotly", "scipy", "typer", "rich", "matplotlib"}
+DISTRIBUTION_OF_MODULE = {"sklearn": "scikit-learn", "PIL": "pillow"}
+LOADED_LATE = {"PIL", "sklearn", "plotly", "scipy", "typer", "rich", "matplotlib"}
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 

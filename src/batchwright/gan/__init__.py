@@ -22,16 +22,21 @@ from batchwright.core.mmd import (
     relative_test,
     two_sample_test,
 )
+from batchwright.gan.collapse import CollapseWarning
 from batchwright.gan.kid import Kid, kid
 from batchwright.gan.losses import LOSSES
-from batchwright.gan.networks import GanNetworks, dcgan_networks, mlp_networks
+from batchwright.gan.lr_rule import LrTest
+from batchwright.gan.networks import GanNetworks, dcgan_networks, mlp_networks, small_networks, without_critic
+from batchwright.gan.options import GanOptions
 from batchwright.gan.scores import ClassScores, class_scores
-from batchwright.gan.trainer import MMDGAN, FeatureScaleWarning, GanOptions
+from batchwright.gan.spectral import add_spectral_norm
+from batchwright.gan.trainer import MMDGAN, FeatureScaleWarning
 
 __all__ = [
     "LOSSES",
     "MMDGAN",
     "ClassScores",
+    "CollapseWarning",
     "FeatureScaleWarning",
     "GanNetworks",
     "GanOptions",
@@ -40,12 +45,14 @@ __all__ = [
     "Kid",
     "Laplace",
     "Linear",
+    "LrTest",
     "MmdEstimate",
     "MmdOfParts",
     "Polynomial",
     "RationalQuadratic",
     "RelativeTest",
     "TwoSampleTest",
+    "add_spectral_norm",
     "class_scores",
     "dcgan_networks",
     "kid",
@@ -57,5 +64,7 @@ __all__ = [
     "mmd2_estimate",
     "mmd2_linear",
     "relative_test",
+    "small_networks",
     "two_sample_test",
+    "without_critic",
 ]

@@ -154,7 +154,7 @@ def _features(name: str, sample: Tensor, extractor: Extractor | None, batch_size
         found = sample
     else:
         check_int("batch_size", batch_size, at_least=1)
-        found = _extract(sample, extractor, batch_size)
+        found = extract(sample, extractor, batch_size)
     if found.ndim != 2:
         raise InputError(
             f"{name} must give one row of features an example, got shape {tuple(found.shape)}; give an extractor, or flatten(1)"
@@ -163,7 +163,8 @@ def _features(name: str, sample: Tensor, extractor: Extractor | None, batch_size
 
 
 @torch.no_grad()
-def _extract(sample: Tensor, extractor: Extractor, batch_size: int) -> Tensor:
+def extract(sample: Tensor, extractor: Extractor, batch_size: int = 256) -> Tensor:
+    """Features of a sample in parts; a module runs in evaluation mode and is left as it was."""
     if isinstance(extractor, nn.Module):
         with preserved(extractor):
             extractor.eval()

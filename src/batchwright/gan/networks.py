@@ -93,6 +93,61 @@ def dcgan_networks(
     return networks
 
 
+def small_networks(
+    image_size: int, num_channels: int = 1, *, noise_dim: int = 16, num_features: int = 16, width: int = 32
+) -> GanNetworks:
+    """Convolutional networks that train in minutes on a CPU, for images ``(B, C, S, S)``, ``S`` 4 or 7 times a power of 2.
+
+    Without batch norm in the critic, so that its features of a point do not depend on the others. At 28 x 28 and ``width`` 32 they have
+    0.08 million parameters each in generator, critic and decoder.
+
+    Raises:
+        InputError: If ``image_size`` is none of 8, 14, 16, 28, 32, 56, 64, ...
+    """
+    for name, value in (("num_channels", num_channels), ("noise_dim", noise_dim), ("num_features", num_features)):
+        check_int(name, value, at_least=1)
+    check_int("width", width, at_least=1)
+    first = 7 if image_size % 7 == 0 else 4
+    doublings = max(image_size // first, 1).bit_length() - 1
+    if doublings < 1 or first * 2**doublings != image_size:
+        raise InputError(f"image_size must be 4 or 7 times a power of 2, got {image_size}; 8, 28, 32 and 64 are")
+    critic: list[nn.Module] = []
+    channels = num_channels
+    for number in range(doublings):
+        critic += [nn.Conv2d(channels, width * 2**number, 4, 2, 1), nn.LeakyReLU(0.2)]
+        channels = width * 2**number
+    critic += [nn.Flatten(), nn.Linear(channels * first * first, num_features)]
+    return GanNetworks(
+        generator=_small_growing(noise_dim, first, doublings, num_channels, width),
+        critic=nn.Sequential(*critic),
+        decoder=_small_growing(num_features, first, doublings, num_channels, width),
+        noise_dim=noise_dim,
+    )
+
+
+def _small_growing(num_inputs: int, first: int, doublings: int, num_channels: int, width: int) -> nn.Sequential:
+    channels = width * 2 ** (doublings - 1)
+    layers: list[nn.Module] = [
+        nn.Linear(num_inputs, channels * first * first, bias=False),
+        nn.Unflatten(1, (channels, first, first)),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+    ]
+    for _ in range(doublings - 1):
+        layers += [
+            nn.ConvTranspose2d(channels, channels // 2, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(channels // 2),
+            nn.ReLU(),
+        ]
+        channels //= 2
+    return nn.Sequential(*layers, nn.ConvTranspose2d(channels, num_channels, 4, 2, 1), nn.Tanh())
+
+
+def without_critic(networks: GanNetworks) -> GanNetworks:
+    """The same generator for GMMN, which has no critic."""
+    return GanNetworks(generator=networks.generator, critic=None, decoder=None, noise_dim=networks.noise_dim)
+
+
 def _growing(num_inputs: int, image_size: int, num_channels: int, width: int) -> nn.Sequential:
     channels = width * image_size // 8
     layers: list[nn.Module] = [

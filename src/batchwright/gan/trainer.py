@@ -7,9 +7,9 @@ an option that has effect.
 """
 
 import copy
+import dataclasses
 import math
 import warnings
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,82 +17,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from batchwright.core.checks import check_choice, check_int, check_number
+from batchwright.core.checks import check_int, check_number
 from batchwright.core.errors import CheckpointError, InputError, NonFiniteLossError
-from batchwright.core.kernels import GaussianMixture, Kernel
+from batchwright.core.kernels import GaussianMixture
 from batchwright.core.preserve import RandomState
-from batchwright.gan.losses import LOSSES
+from batchwright.gan.collapse import CollapseWarning
+from batchwright.gan.diagnosis import cause
+from batchwright.gan.kid import Extractor
+from batchwright.gan.looks import Looks
+from batchwright.gan.lr_rule import LrTest
 from batchwright.gan.networks import GanNetworks
-from batchwright.gan.penalties import jacobian_sq_norm, mean_hinge, witness_penalty
+from batchwright.gan.objective import Objective, critic_objective, generator_objective
+from batchwright.gan.options import GanOptions
+from batchwright.gan.spectral import add_spectral_norm
 from batchwright.training.checkpoint import Checkpoint, load_newest, save_checkpoint
 
-OPTIMIZERS = ("adam", "rmsprop")
 # Feature distances below this share of the smallest bandwidth make the kernel quadratic: then means alone are matched.
 QUADRATIC_SHARE = 0.3
 
 
 class FeatureScaleWarning(UserWarning):
     """The critic's features lie so close together that the MMD matches their means alone."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GanOptions:
-    """How an `MMDGAN` trains; the defaults are those of the paper's code.
-
-    Attributes:
-        loss: ``mmd``, ``mmd-squared``, ``repulsive`` or ``repulsive-bounded``.
-        kernel: Kernel of the features.
-        batch_size: Real points, and generated points, in a step.
-        lr: Learning rate of both optimizers.
-        optimizer: ``rmsprop``, or ``adam`` with betas (0.5, 0.9).
-        critic_steps: Critic steps a generator step.
-        warmup_critic_steps: In place of them in the first ``warmup_steps`` generator steps, and at each ``warmup_every``-th.
-        warmup_steps: See there.
-        warmup_every: See there.
-        clip: The critic's parameters are clamped to ``[-clip, clip]`` before each of its steps; None leaves them alone.
-            The box must fit the
-            network: 0.01 serves the paper's convolutions with batch norm and kills a small perceptron without, which wants 0.1.
-        hinge: Weight of the one-sided hinge on the features' means.
-        autoencoder: Weight of the two reconstruction errors; without effect where there is no decoder.
-        gradient_penalty: Weight of the witness's gradient penalty.
-        jacobian_scale: Weight ``c`` of a scaled MMD, whose losses are divided by ``1 + c E ||J_f(x)||_F^2``.
-        ema: Decay of the moving average of the generator, from which `MMDGAN.sample` draws; None samples from the generator.
-        noise: ``normal``, or ``uniform`` on [-1, 1].
-    """
-
-    loss: str = "mmd"
-    kernel: Kernel = field(default_factory=GaussianMixture)
-    batch_size: int = 64
-    lr: float = 5e-5
-    optimizer: str = "rmsprop"
-    critic_steps: int = 5
-    warmup_critic_steps: int = 100
-    warmup_steps: int = 25
-    warmup_every: int = 500
-    clip: float | None = 0.01
-    hinge: float = 16.0
-    autoencoder: float = 8.0
-    gradient_penalty: float = 0.0
-    jacobian_scale: float = 0.0
-    ema: float | None = None
-    noise: str = "normal"
-
-    def __post_init__(self) -> None:
-        check_choice("loss", self.loss, LOSSES)
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("noise", self.noise, ("normal", "uniform"))
-        check_int("batch_size", self.batch_size, at_least=2)
-        check_int("critic_steps", self.critic_steps, at_least=1)
-        check_int("warmup_critic_steps", self.warmup_critic_steps, at_least=1)
-        check_int("warmup_steps", self.warmup_steps, at_least=0)
-        check_int("warmup_every", self.warmup_every, at_least=1)
-        check_number("lr", self.lr, above=0.0)
-        for name in ("hinge", "autoencoder", "gradient_penalty", "jacobian_scale"):
-            check_number(name, getattr(self, name), at_least=0.0)
-        if self.clip is not None:
-            check_number("clip", self.clip, above=0.0)
-        if self.ema is not None:
-            check_number("ema", self.ema, at_least=0.0, below=1.0)
 
 
 class MMDGAN:
@@ -105,36 +50,86 @@ class MMDGAN:
         networks: The networks, trained in place, on the device of ``data``.
         options: How to train.
         seed: Of the noise and of the order of the data; the networks' initial values are the caller's.
+        extractor: Features for the relative test of the learning rate and for the look for a collapse, ``(B, ...)`` to ``(B, h)``; the
+            points themselves where left out.
+        classifier: Scores of classes, ``(B, ...)`` to ``(B, C)``, for the look for missing classes.
+
+    Attributes:
+        step_number: Generator steps taken.
+        feature_distance: Mean distance of real and generated features in the last critic step.
+        critic_loss: Loss of the last critic step.
+        lr_tests: What the relative tests found so far.
 
     Raises:
         InputError: If there are fewer points than a batch holds.
     """
 
     def __init__(
-        self, data: Float[Tensor, "N ..."], networks: GanNetworks, options: GanOptions | None = None, *, seed: int = 0
+        self,
+        data: Float[Tensor, "N ..."],
+        networks: GanNetworks,
+        options: GanOptions | None = None,
+        *,
+        seed: int = 0,
+        extractor: Extractor | None = None,
+        classifier: Extractor | None = None,
     ) -> None:
         self.options = GanOptions() if options is None else options
-        if len(data) < self.options.batch_size:
-            raise InputError(
-                f"data must hold at least one batch, got {len(data)} points for batch_size={self.options.batch_size}; "
-                f"use batch_size={max(len(data), 2)} or less"
-            )
         self.data, self.networks = data, networks
+        self._check_batches(self.options)
+        if self.options.spectral_norm and networks.critic is not None:
+            add_spectral_norm(networks.critic, self.options.spectral_scale)
         self.step_number = 0
-        self.feature_distance = math.nan
+        self.feature_distance, self.critic_loss = math.nan, math.nan
+        self.lr_tests: list[LrTest] = []
         self._random = torch.Generator().manual_seed(seed)
         self._order, self._position = torch.randperm(len(data), generator=self._random), 0
-        self._generator_optimizer = self._optimizer(networks.generator)
+        self._generator_optimizer = self._optimizer(networks.generator, self.options.lr)
         parts = [part for part in (networks.critic, networks.decoder) if part is not None]
-        self._critic_optimizer = self._optimizer(nn.ModuleList(parts)) if networks.critic is not None else None
+        critic_lr = self.options.lr if self.options.critic_lr is None else self.options.critic_lr
+        self._critic_optimizer = (
+            self._optimizer(nn.ModuleList(parts), critic_lr) if networks.critic is not None else None
+        )
         self._average = copy.deepcopy(networks.generator) if self.options.ema is not None else None
         self._warned = False
+        self._norms: dict[str, float] = {}
+        looks = self.options.lr_test_every is not None or self.options.collapse_every is not None
+        self._looks = Looks(data, self.options, extractor, classifier) if looks else None
+
+    @property
+    def lrs(self) -> tuple[float, float | None]:
+        """Learning rates of generator and critic now; None without a critic."""
+        critic = self._critic_optimizer
+        return self._generator_optimizer.param_groups[0]["lr"], critic.param_groups[0]["lr"] if critic else None
+
+    @property
+    def batch_sizes(self) -> tuple[int, int]:
+        """Batch sizes of generator and critic steps."""
+        options = self.options
+        return options.generator_batch_size or options.batch_size, options.batch_size
+
+    def set_batch_sizes(self, *, generator: int, critic: int) -> None:
+        """Go on with other batch sizes, which a checkpoint keeps; learning rates stay as they are.
+
+        Raises:
+            InputError: If there are fewer points than a batch holds.
+        """
+        options = dataclasses.replace(self.options, batch_size=critic, generator_batch_size=generator)
+        self._check_batches(options)
+        self.options = options
+
+    def scale_lrs(self, *, generator: float, critic: float) -> None:
+        """Multiply the learning rates, which a checkpoint keeps."""
+        for optimizer, factor in ((self._generator_optimizer, generator), (self._critic_optimizer, critic)):
+            check_number("factor of a learning rate", factor, above=0.0)
+            for group in optimizer.param_groups if optimizer is not None else ():
+                group["lr"] *= factor
 
     def train(self, num_steps: int) -> list[float]:
         """Take generator steps, each with its critic steps before it; the generator's losses.
 
         Raises:
-            NonFiniteLossError: If a loss becomes NaN or infinite.
+            NonFiniteLossError: If a loss or gradient becomes NaN or infinite, with the cause that was measured.
         """
         check_int("num_steps", num_steps, at_least=1)
         return [self._step() for _ in range(num_steps)]
@@ -148,7 +143,7 @@ class MMDGAN:
             generator: Of the noise; where left out, a fresh one with seed 0, so that training is not disturbed.
         """
         network = self.networks.generator if self._average is None else self._average
-        noise = self._noise(num, torch.Generator().manual_seed(0) if generator is None else generator)
+        noise = self.noise(num, torch.Generator().manual_seed(0) if generator is None else generator)
         mode = network.training
         network.eval()
         try:
@@ -156,8 +151,17 @@ class MMDGAN:
         finally:
             network.train(mode)
 
+    def noise(self, num: int, generator: torch.Generator) -> Tensor:
+        """Noise for so many points, as the options say."""
+        if self.options.noise == "normal":
+            noise = torch.randn(num, self.networks.noise_dim, generator=generator)
+        else:
+            noise = 2 * torch.rand(num, self.networks.noise_dim, generator=generator) - 1
+        return noise.to(self.data)
+
     def save(self, folder: Path | str) -> Path:
         """Write a checkpoint, of which the last two are kept; nothing is pickled."""
+        generator, critic = self.batch_sizes
         return save_checkpoint(
             Path(folder),
             self.step_number,
@@ -168,9 +172,16 @@ class MMDGAN:
                     "critic": self._critic_optimizer.state_dict() if self._critic_optimizer is not None else {},
                     "random": self._random.get_state(),
                     "order": self._order,
+                    "looks": self._looks.state() if self._looks is not None else {},
                 },
                 random_state=RandomState.capture(),
-                progress={"step": self.step_number, "position": self._position},
+                progress={
+                    "step": self.step_number,
+                    "position": self._position,
+                    "batch_sizes": {"generator": generator, "critic": critic},
+                    "lr_tests": [dataclasses.asdict(test) for test in self.lr_tests],
+                    "warned": self._warned,
+                },
             ),
         )
 
@@ -178,7 +189,7 @@ class MMDGAN:
         """Go on from the newest checkpoint; on a CPU bit by bit as if never interrupted.
 
         Raises:
-            CheckpointError: If there is none, or it is of other networks.
+            CheckpointError: If there is none, or it is of other networks or options.
         """
         found = load_newest(Path(folder))
         if found is None:
@@ -194,7 +205,19 @@ class MMDGAN:
             self._critic_optimizer.load_state_dict(state["critic"])
         self._random.set_state(state["random"].cpu())
         self._order = state["order"].cpu()
-        self._position, self.step_number = int(checkpoint.progress["position"]), int(checkpoint.progress["step"])
+        progress = checkpoint.progress
+        self._position, self.step_number = int(progress["position"]), int(progress["step"])
+        if self._looks is not None:
+            if not state.get("looks"):
+                raise CheckpointError(
+                    f"the checkpoint in {folder} must hold looks for lr_test_every or collapse_every, got none; "
+                    "resume with the options it was made with"
+                )
+            self._looks.restore(state["looks"])
+        if sizes := progress.get("batch_sizes"):
+            self.set_batch_sizes(generator=int(sizes["generator"]), critic=int(sizes["critic"]))
+        self.lr_tests = [LrTest(**test) for test in progress.get("lr_tests", [])]
+        self._warned = bool(progress.get("warned", False))
         checkpoint.random_state.restore()
 
     def _step(self) -> float:
@@ -205,6 +228,8 @@ class MMDGAN:
                 self._critic_step()
         value = self._generator_step()
         self.step_number += 1
+        if self._looks is not None:
+            self._look(self._looks)
         return value
 
     def _critic_step(self) -> None:
@@ -215,56 +240,68 @@ class MMDGAN:
             with torch.no_grad():
                 for parameter in critic.parameters():
                     parameter.clamp_(-options.clip, options.clip)
-        real = self._batch()
-        with torch.no_grad():
-            generated = self.networks.generator(self._noise(options.batch_size, self._random))
-        features, others = critic(real), critic(generated)
-        self._watch(features, others)
-        loss = LOSSES[options.loss].critic(options.kernel, features, others)
-        if options.jacobian_scale:
-            loss = loss / (1 + options.jacobian_scale * jacobian_sq_norm(critic, real))
-        if options.hinge:
-            loss = loss - options.hinge * mean_hinge(features, others)
-        decoder = self.networks.decoder
-        if options.autoencoder and decoder is not None:
-            errors = (decoder(features) - real).square().mean() + (decoder(others) - generated).square().mean()
-            loss = loss + options.autoencoder * errors
-        if options.gradient_penalty:
-            penalty = witness_penalty(critic, options.kernel, real, generated, self._random)
-            loss = loss + options.gradient_penalty * penalty
-        self._descend(optimizer, loss, "critic")
+        real = self._batch(options.batch_size)
+        noise = self.noise(options.batch_size, self._random)
+        found = critic_objective(options, self.networks, real, noise, self._random)
+        assert found.features is not None
+        assert found.others is not None
+        self._watch(found.features, found.others)
+        self._descend(optimizer, found, "critic")
+        self.critic_loss = float(found.loss.detach())
 
     def _generator_step(self) -> float:
-        options, critic = self.options, self.networks.critic
-        real = self._batch()
-        generated = self.networks.generator(self._noise(options.batch_size, self._random))
-        if critic is None:
-            loss = LOSSES[options.loss].generator(options.kernel, real.flatten(1), generated.flatten(1))
-        else:
-            critic.requires_grad_(False)
-            try:
-                features, others = critic(real), critic(generated)
-            finally:
-                critic.requires_grad_(True)
-            loss = LOSSES[options.loss].generator(options.kernel, features, others)
-            if options.jacobian_scale:
-                loss = loss / (1 + options.jacobian_scale * jacobian_sq_norm(critic, real).detach())
-            if options.hinge:
-                loss = loss + options.hinge * mean_hinge(features, others)
-        self._descend(self._generator_optimizer, loss, "generator")
-        if self._average is not None and options.ema is not None:
-            self._follow(options.ema)
-        return float(loss.detach())
+        num = self.batch_sizes[0]
+        real = self._batch(num)
+        found = generator_objective(self.options, self.networks, real, self.noise(num, self._random))
+        self._descend(self._generator_optimizer, found, "generator")
+        if self._average is not None and self.options.ema is not None:
+            self._follow(self.options.ema)
+        return float(found.loss.detach())
 
-    def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor, name: str) -> None:
-        if not math.isfinite(float(loss.detach())):
-            raise NonFiniteLossError(
-                f"the {name}'s loss must be finite, got {float(loss.detach())} at generator step {self.step_number}; "
-                f"lower lr={self.options.lr:g}, or bound the critic with clip or gradient_penalty"
-            )
+    def _descend(self, optimizer: torch.optim.Optimizer, found: Objective, name: str) -> None:
+        value = float(found.loss.detach())
+        if not math.isfinite(value):
+            raise self._not_finite(found, name, f"loss must be finite, got {value}")
         optimizer.zero_grad()
-        loss.backward()
+        found.loss.backward()
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(grads))
+        if not math.isfinite(norm):
+            raise self._not_finite(found, name, f"gradient must be finite, got norm {norm} of a loss of {value:.3g}")
+        self._norms[name] = norm
         optimizer.step()
+
+    def _not_finite(self, found: Objective, name: str, what: str) -> NonFiniteLossError:
+        reason = cause(
+            real=found.real,
+            generated=found.generated,
+            features=found.features,
+            others=found.others,
+            generator=self.networks.generator,
+            critic=self.networks.critic,
+            last_norms=self._norms,
+        )
+        generator, critic = self.lrs
+        lrs = f"lr={generator:g}" if critic in (None, generator) else f"lr={generator:g}, critic_lr={critic:g}"
+        return NonFiniteLossError(f"the {name}'s {what} at generator step {self.step_number}: {reason} ({lrs})")
+
+    def _look(self, looks: Looks) -> None:
+        """Relative test and look for a collapse, where it is time; on noise of its own, so the run goes on as without."""
+        options = self.options
+        due = [every is not None and self.step_number % every == 0 for every in _intervals(options)]
+        if not any(due):
+            return
+        sample = self.sample(looks.num, generator=torch.Generator().manual_seed(self.step_number))
+        if due[0]:
+            test = looks.lr_test(self.step_number, sample)
+            self.lr_tests.append(test)
+            if test.lowers:
+                self.scale_lrs(generator=options.lr_test_factor, critic=options.lr_test_factor)
+        if due[1]:
+            for sentence in looks.collapse(self.step_number, sample):
+                warnings.warn(
+                    f"mode collapse at generator step {self.step_number}: {sentence}", CollapseWarning, stacklevel=5
+                )
 
     @torch.no_grad()
     def _follow(self, decay: float) -> None:
@@ -291,25 +328,26 @@ class MMDGAN:
                     stacklevel=5,
                 )
 
-    def _batch(self) -> Tensor:
+    def _batch(self, num: int) -> Tensor:
         """The next points of an epoch's order; what is left of it at the end is left out."""
-        if self._position + self.options.batch_size > len(self.data):
+        if self._position + num > len(self.data):
             self._order, self._position = torch.randperm(len(self.data), generator=self._random), 0
-        chosen = self._order[self._position : self._position + self.options.batch_size]
-        self._position += self.options.batch_size
+        chosen = self._order[self._position : self._position + num]
+        self._position += num
         return self.data[chosen.to(self.data.device)]
 
-    def _noise(self, num: int, generator: torch.Generator) -> Tensor:
-        if self.options.noise == "normal":
-            noise = torch.randn(num, self.networks.noise_dim, generator=generator)
-        else:
-            noise = 2 * torch.rand(num, self.networks.noise_dim, generator=generator) - 1
-        return noise.to(self.data)
+    def _check_batches(self, options: GanOptions) -> None:
+        largest = max(options.batch_size, options.generator_batch_size or 0)
+        if len(self.data) < largest:
+            raise InputError(
+                f"data must hold at least one batch, got {len(self.data)} points for batch_size={largest}; "
+                f"use batch_size={max(len(self.data), 2)} or less"
+            )
 
-    def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+    def _optimizer(self, network: nn.Module, lr: float) -> torch.optim.Optimizer:
         if self.options.optimizer == "adam":
-            return torch.optim.Adam(network.parameters(), lr=self.options.lr, betas=(0.5, 0.9))
-        return torch.optim.RMSprop(network.parameters(), lr=self.options.lr)
+            return torch.optim.Adam(network.parameters(), lr=lr, betas=(0.5, 0.9))
+        return torch.optim.RMSprop(network.parameters(), lr=lr)
 
     def _modules(self) -> nn.ModuleDict:
         named = {
@@ -319,3 +357,7 @@ class MMDGAN:
             "average": self._average,
         }
         return nn.ModuleDict({name: module for name, module in named.items() if module is not None})
+
+
+def _intervals(options: GanOptions) -> tuple[int | None, int | None]:
+    return options.lr_test_every, options.collapse_every
