@@ -8,6 +8,7 @@ import typer
 
 from batchwright.cli.demo import demo
 from batchwright.cli.doctor import doctor
+from batchwright.cli.gan import gan
 from batchwright.cli.output import errors
 from batchwright.cli.plan import plan
 from batchwright.cli.report import report
@@ -25,12 +26,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
-for command in (demo, plan, train, rl, study, report, tasks, doctor):
+for command in (demo, plan, train, rl, gan, study, report, tasks, doctor):
     app.command()(command)
 
 INTERRUPTED = 130
 # Commands that several ranks would all do, each over the other's files.
-ALONE = frozenset({"demo", "plan", "rl", "study", "report"})
+ALONE = frozenset({"demo", "plan", "rl", "gan", "study", "report"})
 
 
 def main() -> None:

@@ -94,7 +94,7 @@ class MMDGAN:
         self._warned = False
         self._norms: dict[str, float] = {}
         looks = self.options.lr_test_every is not None or self.options.collapse_every is not None
-        self._looks = Looks(data, self.options, extractor, classifier) if looks else None
+        self._looks = Looks(self._real_points(), self.options, extractor, classifier) if looks else None
 
     @property
     def lrs(self) -> tuple[float, float | None]:
@@ -107,6 +107,12 @@ class MMDGAN:
         """Batch sizes of generator and critic steps."""
         options = self.options
         return options.generator_batch_size or options.batch_size, options.batch_size
+
+    def optimizer_of(self, network: str) -> torch.optim.Optimizer:
+        """The optimizer of ``critic`` (with its decoder) or ``generator``."""
+        if network == "generator" or self._critic_optimizer is None:
+            return self._generator_optimizer
+        return self._critic_optimizer
 
     def set_batch_sizes(self, *, generator: int, critic: int) -> None:
         """Go on with other batch sizes, which a checkpoint keeps; learning rates stay as they are.
@@ -348,6 +354,10 @@ class MMDGAN:
         if self.options.optimizer == "adam":
             return torch.optim.Adam(network.parameters(), lr=lr, betas=(0.5, 0.9))
         return torch.optim.RMSprop(network.parameters(), lr=lr)
+
+    def _real_points(self) -> Tensor:
+        """Points of the kind that `sample` gives."""
+        return self.data
 
     def _modules(self) -> nn.ModuleDict:
         named = {

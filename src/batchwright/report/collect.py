@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from batchwright.core.errors import RecordError
 from batchwright.core.records import RECORDS_NAME, read_json
+from batchwright.report.gan_records import GanRecords, is_gan, read_gan
 from batchwright.report.plan_records import PlanRecord, VerificationRecord, parse_plan, parse_verification
 from batchwright.report.rl_records import RlRecords, is_rl, read_rl
 from batchwright.report.run_records import RunRecords, read_run
@@ -39,6 +40,7 @@ class Collected:
         studies: By the path of their ``study.json``; the JSON as it is.
         runs: In the order of their folders.
         rl: Runs of safe policy gradients, likewise.
+        gan: Runs of GANs, likewise.
         warnings: One sentence for each thing that could not be read, or only in part.
     """
 
@@ -49,6 +51,7 @@ class Collected:
     runs: tuple[RunRecords, ...]
     warnings: tuple[str, ...]
     rl: tuple[RlRecords, ...] = ()
+    gan: tuple[GanRecords, ...] = ()
 
 
 def collect(folder: Path) -> Collected:
@@ -90,10 +93,11 @@ def collect(folder: Path) -> Collected:
     every = read(RECORDS_NAME, _read_records).values()
     runs = tuple(item for item in every if isinstance(item, RunRecords))
     rl = tuple(item for item in every if isinstance(item, RlRecords))
-    if not (plans or verifications or studies or runs or rl):
+    gan = tuple(item for item in every if isinstance(item, GanRecords))
+    if not (plans or verifications or studies or runs or rl or gan):
         reason = f"nothing that can be read; {warnings[0]}" if warnings else "none of them; give the --out of a command"
         raise RecordError(f"{folder} must hold one of {', '.join(NAMES)}, got {reason}")
-    torn = [run.folder for run in runs if run.num_torn] + [run.folder for run in rl if run.num_torn]
+    torn = [run.folder for run in (*runs, *rl, *gan) if run.num_torn]
     if torn:
         others = f" and {plural(len(torn) - 1, 'other run')}" if len(torn) > 1 else ""
         warnings.append(f"{torn[0]}{others}: a line that a kill left unfinished was passed over")
@@ -105,11 +109,14 @@ def collect(folder: Path) -> Collected:
         runs=runs,
         warnings=tuple(warnings),
         rl=rl,
+        gan=gan,
     )
 
 
-def _read_records(path: Path, name: str) -> RunRecords | RlRecords:
+def _read_records(path: Path, name: str) -> RunRecords | RlRecords | GanRecords:
     folder = Path(name).parent.as_posix()
+    if is_gan(path.parent):
+        return read_gan(path.parent, folder)
     return read_rl(path.parent, folder) if is_rl(path.parent) else read_run(path.parent, folder)
 
 

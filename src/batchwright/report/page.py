@@ -9,6 +9,7 @@ from batchwright.core.records import make_folder, write_atomically
 from batchwright.report.collect import Collected, collect
 from batchwright.report.elements import Html, bullets, join, section, tag
 from batchwright.report.figures.style import shorten
+from batchwright.report.gan_sections import gan_headline, gan_section
 from batchwright.report.other_sections import environment_section, files_section, study_section
 from batchwright.report.plan_records import VerificationRecord
 from batchwright.report.plan_sections import answer_cards, headline, plan_parts, verification_section
@@ -95,6 +96,8 @@ def _headline(collected: Collected) -> str:
         return f"Verification of a plan for {found.task}"
     if collected.rl and not collected.studies:
         return rl_headline(collected.rl)
+    if collected.gan and not collected.studies:
+        return gan_headline(collected.gan)
     told = [study for value in collected.studies.values() if (study := parse_study(value)) is not None]
     return study_headline(told[0]) if len(told) == 1 else plural(len(collected.studies), "study record")
 
@@ -133,6 +136,11 @@ def _parts(collected: Collected, page: Path) -> list[tuple[str, str, Html]]:
         name = f"Policy gradients of {shorten(task, 40)}" if len(environments) > 1 else "Policy gradients"
         of_task = [run for run in collected.rl if run.task == task]
         parts.append((f"rl-{number + 1}", name, rl_section(of_task, f"rl-{number + 1}", name)))
+    data_sets = sorted({run.task for run in collected.gan}, key=natural_key)
+    for number, task in enumerate(data_sets[:MAX_TASKS]):
+        name = f"GANs of {shorten(task, 40)}" if len(data_sets) > 1 else "GANs"
+        of_set = [run for run in collected.gan if run.task == task]
+        parts.append((f"gan-{number + 1}", name, gan_section(of_set, f"gan-{number + 1}", name)))
     for number, (path, study) in enumerate(list(collected.studies.items())[:MAX_STUDIES]):
         anchor, told_study = f"study-{number + 1}", parse_study(study)
         if told_study is None:
@@ -157,6 +165,7 @@ def _warnings(collected: Collected) -> Html:
         (len(collected.plans), MAX_PLANS, "plan"),
         (len({run.task for run in collected.runs}), MAX_TASKS, "task"),
         (len({run.task for run in collected.rl}), MAX_TASKS, "environment"),
+        (len({run.task for run in collected.gan}), MAX_TASKS, "data set"),
         (len(collected.studies), MAX_STUDIES, "study record"),
     ):
         if number > limit:
