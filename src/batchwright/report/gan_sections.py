@@ -14,9 +14,8 @@ from batchwright.report.text import count, duration, estimate, percent, plural, 
 
 MAX_RUNS = 8
 CLAIM = (
-    "Noise over signal is of one step, at the networks as they were when it was measured: the size where both are equal is what the
-    noise "
-    "scale is for a mean over examples. Whether these sizes give better samples in a given time was not tested by the plan."
+    "Noise over signal is of one step, at the networks as they were when it was measured: the size where both are equal is what "
+    "the noise scale is for a mean over examples. Whether these sizes give better samples in a given time was not tested by the plan."
 )
 
 
@@ -162,9 +161,8 @@ def _course(runs: Sequence[GanRecords]) -> StudyFigure:
     return StudyFigure(
         name="course",
         title="The course of the run" if len(runs) == 1 else "The courses of the runs",
-        caption="Losses are of moving opponents and need not fall; KID (lower is better) and the classifier's inception score
-        (higher is "
-        "better) with 95 % intervals say how the samples do. They compare only under the same classifier.",
+        caption="Losses are of moving opponents and need not fall; KID (lower is better) and the classifier's inception score "
+        "(higher is better) with 95 % intervals say how the samples do. They compare only under the same classifier.",
         panels=tuple(panels),
         columns=2,
     )
