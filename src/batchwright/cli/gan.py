@@ -49,6 +49,9 @@ def gan(
     plan_at: Annotated[
         int, typer.Option("--plan-at", min=1, help="Generator step at which --batch-size auto measures.")
     ] = PLAN_STEPS,
+    objective: Annotated[
+        str, typer.Option("--objective", help="Of --batch-size auto: time, examples or balanced.")
+    ] = "balanced",
     option: Annotated[
         list[str] | None,
         typer.Option("--option", help="Any other option of the trainer, name=value (docs/gan.md); may be repeated."),
@@ -109,6 +112,7 @@ def gan(
             steps=limit,
             seconds=None if minutes is None else 60 * minutes,
             plan_at=plan_at if auto else None,
+            objective=objective,
             resume=resume,
             label=label or f"{method} {loss}" if method == "mmd-gan" else label or method,
             settings={"seed": seed, "networks": kind, "method": method, "batch_size": batch_size or "preset"},

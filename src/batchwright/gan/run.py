@@ -77,6 +77,7 @@ def run_gan(
     steps: int | None = None,
     seconds: float | None = None,
     plan_at: int | None = None,
+    objective: str = "balanced",
     resume: bool = False,
     label: str = "",
     settings: dict[str, Any] | None = None,
@@ -95,6 +96,7 @@ def run_gan(
         steps: Generator steps in all.
         seconds: Of training in all.
         plan_at: Generator step after which batch sizes are planned (`plan_batches`); None keeps them.
+        objective: Of that plan: ``time``, ``examples`` or ``balanced``.
         resume: Go on with the run in ``out``.
         label: Runs with one label are repeats.
         settings: What else the record of the start is to say.
@@ -136,7 +138,7 @@ def run_gan(
             if on_step is not None:
                 on_step(step, state.train_s, losses[-1])
             if plan_at is not None and state.plan is None and step >= plan_at:
-                _plan(records, trainer, state)
+                _plan(records, trainer, state, objective)
             reason = "interrupted" if interrupt.asked else _done(trainer, state, steps, seconds)
             if step % MIN_LOOKS == 0 or reason or step >= state.next_look:
                 _losses(records, trainer, state, losses)
@@ -260,9 +262,9 @@ def _look(records: RecordWriter, trainer: MMDGAN, judge: Judge, state: _State, i
     return verdict
 
 
-def _plan(records: RecordWriter, trainer: MMDGAN, state: _State) -> None:
+def _plan(records: RecordWriter, trainer: MMDGAN, state: _State, objective: str) -> None:
     started = time.perf_counter()
-    plan = plan_batches(trainer, clock=time.perf_counter)
+    plan = plan_batches(trainer, clock=time.perf_counter, objective=objective)
     apply_plan(trainer, plan)
     state.plan = dict(to_plain(plan), seconds=time.perf_counter() - started)
     records.write("batch-plan", step=trainer.step_number, plan=state.plan)
