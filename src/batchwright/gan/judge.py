@@ -72,7 +72,8 @@ class Judge:
     def verdict(self, sample: Tensor) -> Verdict:
         """Score generated images, at least 40."""
         distance = kid(self._features, extract(sample, self.features), num_subsets=None)
-        score, shares, smallest = None, (), None
+        score, smallest = None, None
+        shares: tuple[float, ...] = ()
         if self.network is not None:
             probabilities = extract(sample, self.network).softmax(dim=1)
             parts = [class_scores(part).score for part in probabilities.chunk(NUM_PARTS)]

@@ -77,7 +77,8 @@ def load_images(source: str, *, image_size: int | None = None, data_root: Path |
         train, more, test = (
             read_npz_images(path, images=f"x_{part}", labels=f"y_{part}") for part in ("train", "validation", "test")
         )
-        found = _labelled(source, *(np.concatenate(both) for both in zip(train, more, strict=True)), *test)
+        pixels, classes = (np.concatenate(both) for both in zip(train, more, strict=True))
+        found = _labelled(source, pixels, classes, *test)
     elif Path(source).is_dir():
         return _folder(Path(source), 32 if image_size is None else image_size)
     else:

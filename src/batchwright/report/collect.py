@@ -53,6 +53,11 @@ class Collected:
     rl: tuple[RlRecords, ...] = ()
     gan: tuple[GanRecords, ...] = ()
 
+    @property
+    def every_run(self) -> list[RunRecords | RlRecords | GanRecords]:
+        """The runs of all kinds."""
+        return [*self.runs, *self.rl, *self.gan]
+
 
 def collect(folder: Path) -> Collected:
     """Read everything in ``folder`` that a report can show.
@@ -97,7 +102,8 @@ def collect(folder: Path) -> Collected:
     if not (plans or verifications or studies or runs or rl or gan):
         reason = f"nothing that can be read; {warnings[0]}" if warnings else "none of them; give the --out of a command"
         raise RecordError(f"{folder} must hold one of {', '.join(NAMES)}, got {reason}")
-    torn = [run.folder for run in (*runs, *rl, *gan) if run.num_torn]
+    every_run: list[RunRecords | RlRecords | GanRecords] = [*runs, *rl, *gan]
+    torn = [run.folder for run in every_run if run.num_torn]
     if torn:
         others = f" and {plural(len(torn) - 1, 'other run')}" if len(torn) > 1 else ""
         warnings.append(f"{torn[0]}{others}: a line that a kill left unfinished was passed over")

@@ -34,8 +34,7 @@ def environment_section(collected: Collected) -> Html:
     """What everything was made on, one column for each different environment."""
     columns: dict[str, tuple[Mapping[str, Any], list[str]]] = {}
     sources = [(path, plan.environment) for path, plan in collected.plans.items()]
-    sources += [(run.folder, run.environment) for run in collected.runs]
-    sources += [(run.folder, run.environment) for run in (*collected.rl, *collected.gan)]
+    sources += [(run.folder, run.environment) for run in collected.every_run]
     for path, environment in sources:
         known = {key: item for key, item in environment.items() if key not in PASSING}
         if known:
@@ -59,7 +58,7 @@ def environment_section(collected: Collected) -> Html:
 def files_section(collected: Collected, page: Path) -> Html:
     """Links to the records that the page was made from."""
     names = [*collected.plans, *collected.verifications, *collected.studies]
-    folders = [run.folder for run in (*collected.runs, *collected.rl, *collected.gan)]
+    folders = [run.folder for run in collected.every_run]
     names += [RECORDS_NAME if folder == "." else f"{folder}/{RECORDS_NAME}" for folder in folders]
     links = [tag("li", link(collected.folder / name, name, page)) for name in names[:MAX_FILES]]
     rest = [tag("li", f"… and {plural(len(names) - MAX_FILES, 'more file')}")] if len(names) > MAX_FILES else []
