@@ -40,25 +40,26 @@ def ticking():
     return lambda: float(next(count))
 
 
-def test_the_noise_of_a_generator_step_is_that_of_plain_gradients_behind_its_optimizer():
+def test_the_noise_of_a_generator_step_is_that_of_plain_gradients():
     trainer = make(loss="mmd-squared")
-    found = trainer_noise(trainer, "generator", [32], num_batches=200).points[0]
+    optimizer, parameters = trainer.optimizer_of("generator"), list(trainer.networks.generator.parameters())
+    divisors = torch.cat([(optimizer.state[p]["square_avg"].sqrt() + 1e-8).flatten() for p in parameters]).double()
     random = torch.Generator().manual_seed(5)
-    divisors = [
-        trainer._generator_optimizer.state[p]["square_avg"].sqrt() + 1e-8
-        for p in trainer.networks.generator.parameters()
-    ]
     grads = []
-    for _ in range(600):
+    for _ in range(300):
         real = trainer.data[torch.randperm(1797, generator=random)[:32]]
         loss = generator_objective(trainer.options, trainer.networks, real, trainer.noise(32, random)).loss
-        slopes = torch.autograd.grad(loss, list(trainer.networks.generator.parameters()))
-        grads.append(torch.cat([(g / d).flatten() for g, d in zip(slopes, divisors, strict=True)]).double())
-    stacked = torch.stack(grads)
-    variance = float(stacked.var(dim=0).sum())
-    signal = float(stacked.mean(dim=0).square().sum()) - variance / 600
-    assert found.variance == pytest.approx(variance, rel=0.2)
-    assert found.ratio.low < variance / signal < found.ratio.high
+        grads.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]).double())
+    plain = torch.stack(grads)
+    for behind, stacked in ((False, plain), (True, plain / divisors)):
+        found = trainer_noise(trainer, "generator", [32], num_batches=100, behind_optimizer=behind).points[0]
+        variance = float(stacked.var(dim=0).sum())
+        signal = float(stacked.mean(dim=0).square().sum()) - variance / len(stacked)
+        assert found.ratio.low < variance / signal < found.ratio.high
+        if (
+            not behind
+        ):  # behind the optimizer few parameters of tiny second moments rule the variance: its tail is heavy
+            assert found.variance == pytest.approx(variance, rel=0.15)
 
 
 @pytest.mark.parametrize("network", ["critic", "generator"])

@@ -21,33 +21,28 @@ def made(data, num_steps=1, seed=0):
     return coder, losses
 
 
-def test_the_autoencoder_learns_and_leaves_the_global_generator_alone():
+def test_the_autoencoder_learns_and_samples_of_its_codes_come_nearer_to_the_data():
     data = digits()
+    torch.manual_seed(0)
+    coder = autoencoder((1, 8, 8), code_dim=8, width=256)
     state = torch.get_rng_state()
-    coder = autoencoder((1, 8, 8), code_dim=8, width=64)
-    begun = torch.get_rng_state()
-    losses = train_autoencoder(data, coder, num_steps=400)
-    assert not torch.equal(state, begun)
-    assert torch.equal(begun, torch.get_rng_state())
-    error = (coder.decoder(coder.encoder(data)) - data).square().mean()
-    assert error < 0.45 * data.var(dim=0).mean()  # the mean image alone has all of the variance as its error
-    assert losses[-1] < losses[0]
+    losses = train_autoencoder(data, coder, num_steps=1000)
+    assert torch.equal(state, torch.get_rng_state())
+    codes = coder.encoder(data)
+    # The mean image alone has all of the variance as its error.
+    assert (coder.decoder(codes) - data).square().mean() < 0.5 * data.var(dim=0).mean()
+    assert losses[-1] < 0.5 * losses[0]
     assert not coder.encoder.training
-
-
-def test_the_codes_come_nearer_to_those_of_the_data_and_samples_are_points():
-    data = digits()
-    coder, _ = made(data, 200)
     options = bw.gan.GanOptions(kernel=CODE_KERNEL, batch_size=200, lr=1e-3)
     trainer = CodeGMMN(data, code_networks(8), coder, options)
 
     def distance():
-        return float(bw.gan.mmd2(coder.encoder(data[:400]), coder.encoder(trainer.sample(400)), CODE_KERNEL))
+        return float(bw.gan.mmd2(codes[:400], coder.encoder(trainer.sample(400)), CODE_KERNEL))
 
     before = distance()
-    trainer.train(60)
+    trainer.train(100)
     assert trainer.sample(3).shape == (3, 1, 8, 8)
-    assert distance() < 0.3 * before
+    assert distance() < 0.5 * before
 
 
 def test_a_run_resumes_bit_by_bit_with_the_autoencoder_of_its_checkpoint(tmp_path):

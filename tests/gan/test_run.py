@@ -22,7 +22,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def judge(images):
-    return train_judge(images, num_examples=30_000)
+    return train_judge(images)
 
 
 def make(images, seed=0, **options):

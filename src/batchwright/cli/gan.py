@@ -51,7 +51,10 @@ def gan(
     ] = PLAN_STEPS,
     objective: Annotated[
         str, typer.Option("--objective", help="Of --batch-size auto: time, examples or balanced.")
-    ] = "balanced",
+    ] = "time",
+    autoencoder_steps: Annotated[
+        int, typer.Option("--autoencoder-steps", min=1, help="Of the autoencoder of gmmn-ae, before the rest.")
+    ] = 3000,
     option: Annotated[
         list[str] | None,
         typer.Option("--option", help="Any other option of the trainer, name=value (docs/gan.md); may be repeated."),
@@ -96,7 +99,7 @@ def gan(
             screen.print("Training the classifier that scores samples …")
         judge = train_judge(images)
         save_judge(judge, out)
-    trainer = _trainer(images, judge, method, kind, options, seed, resume=resume)
+    trainer = _trainer(images, judge, method, kind, options, seed, coder_steps=0 if resume else autoencoder_steps)
     limit = steps if steps is not None or minutes is not None else 1500
     with progress_bar(shown=not json) as bar:
         line = bar.add_task("training", total=limit or 60 * (minutes or 0), note="")
@@ -139,7 +142,10 @@ def _options(texts: list[str]) -> dict[str, Any]:
     from batchwright.core.errors import InputError
     from batchwright.gan.options import GanOptions
 
-    kinds = {name: str(field.type) for name, field in GanOptions.__dataclass_fields__.items()}
+    kinds = {
+        name: getattr(field.type, "__name__", str(field.type))
+        for name, field in GanOptions.__dataclass_fields__.items()
+    }
     names = [name for name in kinds if name not in ("kernel", "loss", "batch_size")]
     found: dict[str, Any] = {}
     for text in texts:
@@ -153,7 +159,7 @@ def _options(texts: list[str]) -> dict[str, Any]:
             else:
                 found[name] = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
         except (ValueError, KeyError):
-            raise InputError(f"--option {name} must be of the kind {kinds[name]}, got {value!r}") from None
+            raise InputError(f"--option {name} must be of the kind {kind.__name__}, got {value!r}") from None
     return found
 
 
@@ -161,7 +167,7 @@ def _kind(text: str) -> Any:
     return next(kind for kind in (bool, int, float, str) if kind.__name__ in text)
 
 
-def _trainer(images: Any, judge: Any, method: str, kind: str, options: Any, seed: int, *, resume: bool) -> Any:
+def _trainer(images: Any, judge: Any, method: str, kind: str, options: Any, seed: int, *, coder_steps: int) -> Any:
     """The trainer with fresh networks; of GMMN+AE the autoencoder is trained first, or comes from the checkpoint."""
     import torch
 
@@ -180,8 +186,8 @@ def _trainer(images: Any, judge: Any, method: str, kind: str, options: Any, seed
     coder = autoencoder(tuple(images.train.shape[1:]), width=1024 if images.image_size > 8 else 256)
     coder.encoder.to(images.train.device)
     coder.decoder.to(images.train.device)
-    if not resume:
-        train_autoencoder(images.train, coder, num_steps=3000, batch_size=min(100, len(images.train)), seed=seed)
+    if coder_steps:
+        train_autoencoder(images.train, coder, num_steps=coder_steps, batch_size=min(100, len(images.train)), seed=seed)
     return CodeGMMN(images.train, networks, coder, options, seed=seed, **looks)
 
 
@@ -214,7 +220,7 @@ def _show(run: Any, judge: Any, *, json: bool, device: str) -> None:
                     f"Batch size of the {name}: {plan['batch_size']} (was {plan['before']}): {plan['reason']}."
                 )
         screen.print(
-            "These follow from the noise of single steps at the networks as they were; that they give better samples was not tested."
+            "These follow from the noise of single steps at the networks as they were, which is no promise of better samples."
         )
     features = "the classifier's features" if judge.network is not None else "pixels averaged to 8 x 8"
     told = (

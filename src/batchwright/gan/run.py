@@ -77,7 +77,7 @@ def run_gan(
     steps: int | None = None,
     seconds: float | None = None,
     plan_at: int | None = None,
-    objective: str = "balanced",
+    objective: str = "time",
     resume: bool = False,
     label: str = "",
     settings: dict[str, Any] | None = None,
