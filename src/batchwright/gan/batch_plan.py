@@ -161,10 +161,10 @@ def plan_batches(
 ) -> GanBatchPlan:
     """Measure the noise of both networks' steps at a quarter, one and four times their present size, and plan their batch sizes.
 
-    The size at which noise equals signal takes the place of the critical batch size in the library's rule (`planning`): ``time`` is the
-    fastest by the measured time of a gradient, ``balanced`` the largest that spends at most 20 % more examples than the
-    small-batch limit, but not past the fastest. On digits ``time`` did as well as the paper's 64 in equal time and ``balanced``
-    worse (docs/gan.md), so ``time`` is the default here. Where the size is not resolved it stays as it was, or goes up to a known lower end.
+    The size at which noise equals signal takes the place of the critical batch size in the library's rule (`planning`). ``time`` is the
+    fastest by the measured time of a gradient; ``balanced`` the largest that spends at most 20 % more examples than the
+    small-batch limit, but not past the fastest. On digits ``time`` did as well as the paper's 64 in equal time and ``balanced`` worse
+    (docs/gan.md), so ``time`` is the default here. Where the size is not resolved it stays as it was, or goes up to a known lower end.
 
     Args:
         trainer: After a few steps, so that its optimizers know their scales.
