@@ -129,8 +129,9 @@ def picture(name: str, title: str, caption: str, png: str, width: int) -> Html:
     if not re.fullmatch(r"[A-Za-z0-9+/]*={0,2}", png):
         return tag("p", f"{title}: the picture in the record is not base64.")
     across = min(max(2 * width, 320), 720)
-    shown = f'<img src="data:image/png;base64,{png}" alt="{html.escape(title)}" style="width:{across}px;max-width:100%;image-rendering:pixelated">'
-    return tag("figure", tag("h3", title, id=f"{name}-title"), Html(shown), tag("figcaption", caption))
+    look = f"width:{across}px;max-width:100%;image-rendering:pixelated"
+    shown = Html(f'<img src="data:image/png;base64,{png}" alt="{html.escape(title)}" style="{look}">')
+    return tag("figure", tag("h3", title, id=f"{name}-title"), shown, tag("figcaption", caption))
 
 
 def link(path: Path, text: str, page: Path) -> Html:

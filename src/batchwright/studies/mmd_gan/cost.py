@@ -21,7 +21,7 @@ MORE_STEPS = 8
 
 
 def run_cost(place: Place, *, seed: int, num_rounds: int) -> Mapping[str, Any]:
-    """Seconds of a critic step on the digits, and of its MMD forward and backward, at each batch size; medians over rounds in turn, and fits.
+    """Seconds of a critic step on the digits, and of its MMD forward and backward, at each batch size: medians over rounds, and fits.
 
     The one cell whose numbers differ from run to run: they are times of this machine.
     """

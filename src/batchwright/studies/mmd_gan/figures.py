@@ -30,8 +30,8 @@ def dirac_figure() -> StudyFigure:
     return StudyFigure(
         name="diracs",
         title="Distance of two point masses",
-        caption="Supremum over critics f(x) = ψx with one Gaussian of deviation 1. A distance that does not fall to zero with θ gives a "
-        "generator no slope to follow.",
+        caption="Supremum over critics f(x) = ψx with one Gaussian of deviation 1. A distance that does not fall to zero with θ gives "
+        "a generator no slope to follow.",
         panels=(
             Panel(
                 title="",

@@ -103,7 +103,7 @@ def clip_distances(seed: int) -> Mapping[str, float]:
 
 
 def quadratic_ratio(seed: int, scale: float = 0.03) -> float:
-    """The biased estimate over ``sum_s 1/s^2`` times the squared distance of the means, for features as near as the clip leaves them."""
+    """The biased estimate over ``sum_s 1/s^2`` times the squared distance of the means, for features as near as a clip leaves them."""
     generator = stream(seed, "mmd-gan", "regime")
     x, y = scale / math.sqrt(2 * 128) * torch.randn(2, 64, 128, generator=generator, dtype=torch.float64)
     slope = sum(1 / std**2 for std in GaussianMixture().stds)

@@ -105,33 +105,24 @@ REPEATS = {"tiny": (20, 10, 1), "smoke": (200, 50, 3), "laptop": (4000, 500, 11)
 
 
 def cells(preset: str, seed: int) -> Sequence[Cell]:
-    """The cells of a preset: first what costs seconds, then the classifiers, then the runs, those of the targets before the others."""
-    found = _cheap(preset, seed)
+    """The cells of a preset: the identities and the classifiers, then the runs in the order above, then tests and cost."""
+    found = []
+    if preset in REPEATS:
+        found.append(Cell(name="identities", run=run_identities, arguments={"seed": seed}, weight=1e6))
     for data in dict.fromkeys(run.data for run in RUNS[preset]):
-        found.append(
-            Cell(
-                name=f"scorer/{data}",
-                run=run_scorer,
-                arguments={"data": data, "num_epochs": EPOCHS[data], "seed": seed},
-                weight=1e5 - len(found),
-            )
-        )
+        arguments = {"data": data, "num_epochs": EPOCHS[data], "seed": seed}
+        found.append(Cell(name=f"scorer/{data}", run=run_scorer, arguments=arguments, weight=1e5 - len(found)))
     for run in RUNS[preset]:
         for index in range(run.offset, run.offset + run.num_seeds):
             found += _parts(run, seed + index, weight=1e4 - len(found))
+    if preset in REPEATS:
+        level, power, rounds = REPEATS[preset]
+        found += [
+            Cell(name="tests/level", run=run_level, arguments={"seed": seed, "num_repeats": level}, weight=3.0),
+            Cell(name="tests/power", run=run_power, arguments={"seed": seed, "num_repeats": power}, weight=2.0),
+            Cell(name="cost", run=run_cost, arguments={"seed": seed, "num_rounds": rounds}, weight=1.0),
+        ]
     return found
-
-
-def _cheap(preset: str, seed: int) -> list[Cell]:
-    if preset not in REPEATS:
-        return []
-    level, power, rounds = REPEATS[preset]
-    return [
-        Cell(name="identities", run=run_identities, arguments={"seed": seed}, weight=1e6),
-        Cell(name="tests/level", run=run_level, arguments={"seed": seed, "num_repeats": level}, weight=1e6 - 1),
-        Cell(name="tests/power", run=run_power, arguments={"seed": seed, "num_repeats": power}, weight=1e6 - 2),
-        Cell(name="cost", run=run_cost, arguments={"seed": seed, "num_rounds": rounds}, weight=1e6 - 3),
-    ]
 
 
 def _parts(run: Run, seed: int, weight: float) -> list[Cell]:

@@ -13,7 +13,6 @@ from batchwright.studies.mmd_gan.identity_rows import cost_rows, identity_rows, 
 from batchwright.studies.mmd_gan.presets import cells
 from batchwright.studies.study import Study, Summary
 
-
 NOTES = (
     "Class score: the inception score's formula under a classifier trained in the study on the same kind of images; it cannot be "
     "compared with inception scores of the ImageNet network. KID: of that classifier's 128 features, all pairs.",
