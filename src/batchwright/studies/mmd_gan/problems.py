@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from batchwright.core.errors import DataError
 from batchwright.data.readers import read_idx, read_npz_images, resolve_data_root
@@ -25,14 +24,12 @@ class Problem:
         labels: Their classes.
         test_images: Images that neither generator nor classifier has seen.
         test_labels: Their classes.
-        margin: Pixels at each side that are padding.
     """
 
     images: Float[Tensor, "N C S S"]
     labels: Int[Tensor, " N"]
     test_images: Float[Tensor, "M C S S"]
     test_labels: Int[Tensor, " M"]
-    margin: int = 0
 
     @property
     def num_classes(self) -> int:
@@ -67,7 +64,7 @@ def digits(data_root: Path | None) -> Problem:
 
 
 def mnist(data_root: Path | None) -> Problem:
-    """MNIST, 28 x 28 pixels, padded to 32 x 32 with black."""
+    """MNIST, 28 x 28 pixels."""
     return _idx("mnist", data_root)
 
 
@@ -127,13 +124,12 @@ def _idx(folder: str, data_root: Path | None) -> Problem:
     for part in ("train", "t10k"):
         images = _in_range(read_idx(place / f"{part}-images-idx3-ubyte.gz")[..., None])
         labels = torch.from_numpy(read_idx(place / f"{part}-labels-idx1-ubyte.gz").astype(np.int64))
-        found[part] = functional.pad(images, (2, 2, 2, 2), value=-1.0), labels
+        found[part] = images, labels
     return Problem(
         images=found["train"][0],
         labels=found["train"][1],
         test_images=found["t10k"][0],
         test_labels=found["t10k"][1],
-        margin=2,
     )
 
 

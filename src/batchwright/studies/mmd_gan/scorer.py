@@ -84,7 +84,7 @@ def run_scorer(place: Place, *, data: str, num_epochs: int, seed: int) -> Mappin
         "kid": again["kid"],
         "kid_low": again["kid_low"],
         "kid_high": again["kid_high"],
-        "grid": as_text(grid_png(problem.images[order[:60]], margin=problem.margin, zoom=ZOOM.get(data, 1))),
+        "grid": as_text(grid_png(problem.images[order[:60]], zoom=ZOOM.get(data, 1))),
     }
 
 

@@ -17,7 +17,6 @@ from batchwright.studies.streams import stream
 from batchwright.studies.study import Place
 
 NUM_SAMPLES = 2000
-SMALL_WIDTH = 16
 
 
 def run_gan(
@@ -76,7 +75,6 @@ def run_gan(
         trainer.save(place.folder / f"{stem}-part-{part:02d}")
     grid = grid_png(
         _samples(trainer, shape, stream(seed, "mmd-gan", "grid"))[:60],
-        margin=scorer.problem.margin,
         zoom=ZOOM.get(data, 1),
     )
     return {
@@ -104,10 +102,10 @@ def make_trainer(problem: Problem, arm: Arm, batch_size: int, seed: int, device:
 def _networks(problem: Problem, arm: Arm) -> GanNetworks:
     channels, size = problem.images.shape[1:3]
     if arm.network == "mlp":
-        return mlp_networks(channels * size * size, critic=arm.critic)
-    small = arm.network == "dcgan"
-    wide = 16 if small else 128
-    networks = dcgan_networks(size, channels, noise_dim=wide, num_features=wide, width=SMALL_WIDTH if small else 64)
+        return mlp_networks(
+            channels * size * size, noise_dim=arm.noise_dim, num_features=arm.noise_dim, critic=arm.critic
+        )
+    networks = dcgan_networks(size, channels)
     return networks if arm.critic else replace(networks, critic=None, decoder=None)
 
 
