@@ -148,7 +148,8 @@ def curve_figure(results: Results, preset: str) -> StudyFigure | None:
         series = []
         for index, run in enumerate(runs):
             marks = curve(results, run, min(seeds_of(results, run)))
-            usable = [mark for mark in marks if mark[key] is not None and math.isfinite(mark[key])]
+            # A record writes what is not a number, as the distance where there is no critic, as a word.
+            usable = [mark for mark in marks if math.isfinite(float(mark[key]))]
             if key == "loss" and ARMS[run.arm].options.get("loss") == "mmd-squared":
                 continue  # another loss, on another scale
             if usable:

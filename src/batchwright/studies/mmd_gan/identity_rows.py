@@ -135,7 +135,7 @@ def test_rows(results: Results) -> list[Row]:
             claim = (
                 "between half of the power of Hotelling's test, the best for a shift, and all of it"
                 if name in shifts
-                else "above 0.5, where means are equal and Hotelling's test has its level"
+                else "above the level, where means are equal and Hotelling's test has its level"
             )
             rows.append(
                 _share(
@@ -144,7 +144,7 @@ def test_rows(results: Results) -> list[Row]:
                     exact,
                     shares["mmd"],
                     num,
-                    exact / 2 if exact is not None else 0.5,
+                    exact / 2 if exact is not None else LEVEL,
                     min(1.0, exact + 2 * binomial_error(exact, num)) if exact is not None else 1.0,
                     note=f"Hotelling's test rejected {shares['hotelling']:.3f}",
                 )
