@@ -107,13 +107,15 @@ def power_figure(results: Results) -> StudyFigure | None:
 
 def score_figure(results: Results, preset: str) -> StudyFigure | None:
     """Class score and KID of the digits at the end of the runs of each method and batch size."""
-    ends = []
+    names: list[str] = []
+    columns: dict[str, list[list[float]]] = {"score": [], "kid": []}
     for arm, size, step in dict.fromkeys((run.arm, run.batch_size, run.num_steps) for run in _digits(preset)):
-        scores = values(results, preset, arm, size, step, "score")
-        if scores:
-            kids = values(results, preset, arm, size, step, "kid")
-            ends.append((f"{_short(arm)}, {size:,}, {step:,}", list(scores.values()), list(kids.values())))
-    if not ends:
+        found = {key: list(values(results, preset, arm, size, step, key).values()) for key in columns}
+        if found["score"]:
+            names.append(f"{_short(arm)}, {size:,}, {step:,}")
+            for key, column in columns.items():
+                column.append(found[key])
+    if not names:
         return None
     real = results.get("scorer/digits")
     return StudyFigure(
@@ -125,11 +127,11 @@ def score_figure(results: Results, preset: str) -> StudyFigure | None:
                 title="",
                 x_name="",
                 y_name=name,
-                series=_scatter([end[place] for end in ends]),
+                series=_scatter(columns[key]),
                 levels=(Level(y=real[key], name="real images"),) if real is not None else (),
-                x_ticks=tuple(end[0] for end in ends),
+                x_ticks=tuple(names),
             )
-            for place, name, key in ((1, "class score", "score"), (2, "KID", "kid"))
+            for name, key in (("class score", "score"), ("KID", "kid"))
         ),
         columns=2,
     )

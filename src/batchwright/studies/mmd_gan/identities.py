@@ -51,7 +51,7 @@ def estimators(seed: int, *, dim: int, batch_size: int, num_draws: int = NUM_DRA
 def expected_bias(dim: int, batch_size: int) -> float:
     """Mean of the biased estimate for two samples of ``N(0, I)``: ``2/B (k(0) - E k(x, x'))``."""
     kernel = GaussianMixture()
-    mean = sum((std**2 / (std**2 + 2)) ** (dim / 2) for std in kernel.stds)
+    mean = math.fsum((std**2 / (std**2 + 2)) ** (dim / 2) for std in kernel.stds)
     return 2 / batch_size * (len(kernel.stds) - mean)
 
 
