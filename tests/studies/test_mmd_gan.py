@@ -159,7 +159,8 @@ def test_parts_of_a_run_are_the_run(place):
     whole = run_gan(place, **shared)
     first = run_gan(place, **shared, part=0, part_steps=10)
     second = run_gan(place, **shared, part=1, part_steps=10)
-    assert [*first["curve"], *second["curve"]] == pytest.approx(whole["curve"], nan_ok=True)
+    # As text, in which what is not a number is equal to itself: there is no critic, so no distance of features.
+    assert str([*first["curve"], *second["curve"]]) == str(whole["curve"])
     assert second["grid"] == whole["grid"]
     assert first["num_gradients"] + second["num_gradients"] == whole["num_gradients"] == 20 * 128
 
@@ -261,7 +262,7 @@ def test_a_whole_run_has_every_part_and_the_report_shows_it(tiny):
         assert content == base64.b64decode(picture.png)
         assert content.startswith(b"\x89PNG")
     text = write_report(folder).read_text()
-    assert text.count('src="data:image/png;base64,') == 3
+    assert text.count('<img src="data:image/png;base64,') == 3
     assert "cannot be read" not in text
 
 
