@@ -130,7 +130,7 @@ def _of_one_block(
     sq_distance = product = raw.new_empty(0)
     z = raw
     if of_distance:
-        z = raw - raw[0] if of_product else raw.sub_(raw[0].clone())
+        z = raw - x[0] if of_product else raw.sub_(x[0])
         sq_distance = z @ z.T
         sq_norms = sq_distance.diagonal().clone()
         # On the diagonal (a - 2 a) + a is zero without rounding.
