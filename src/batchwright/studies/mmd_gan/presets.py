@@ -107,7 +107,7 @@ REPEATS = {"tiny": (20, 10, 1), "smoke": (200, 50, 3), "laptop": (4000, 500, 11)
 
 
 def cells(preset: str, seed: int) -> Sequence[Cell]:
-    """The cells of a preset: the identities and the classifiers, then the runs in the order above, then tests and cost."""
+    """The cells of a preset: first what costs seconds, then the classifiers, then the runs in the order above."""
     found = []
     if preset in REPEATS:
         found.append(Cell(name="identities", run=run_identities, arguments={"seed": seed}, weight=1e6))
@@ -120,9 +120,9 @@ def cells(preset: str, seed: int) -> Sequence[Cell]:
     if preset in REPEATS:
         level, power, rounds = REPEATS[preset]
         found += [
-            Cell(name="tests/level", run=run_level, arguments={"seed": seed, "num_repeats": level}, weight=3.0),
-            Cell(name="tests/power", run=run_power, arguments={"seed": seed, "num_repeats": power}, weight=2.0),
-            Cell(name="cost", run=run_cost, arguments={"seed": seed, "num_rounds": rounds}, weight=1.0),
+            Cell(name="tests/level", run=run_level, arguments={"seed": seed, "num_repeats": level}, weight=1e5 + 3),
+            Cell(name="tests/power", run=run_power, arguments={"seed": seed, "num_repeats": power}, weight=1e5 + 2),
+            Cell(name="cost", run=run_cost, arguments={"seed": seed, "num_rounds": rounds}, weight=1e5 + 1),
         ]
     return found
 
