@@ -143,6 +143,27 @@ class StudyFigure:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StudyPicture:
+    """A picture that is no plot, such as a grid of generated images.
+
+    Attributes:
+        name: Of its file and anchor.
+        title: What it shows.
+        caption: How it was made.
+        png: The file, in base64.
+        width: Pixels of the file.
+        height: Pixels of the file.
+    """
+
+    name: str
+    title: str
+    caption: str
+    png: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StudyCost:
     """What a study took.
 
@@ -174,6 +195,7 @@ class StudyRecord:
         failures: One sentence a cell that failed.
         cost: What it took.
         environment: Versions and machine.
+        pictures: Grids of images and the like.
     """
 
     study: str
@@ -188,6 +210,7 @@ class StudyRecord:
     failures: tuple[str, ...]
     cost: StudyCost
     environment: Mapping[str, Any] = field(default_factory=dict)
+    pictures: tuple[StudyPicture, ...] = ()
 
     @property
     def verdicts(self) -> Mapping[str, int]:

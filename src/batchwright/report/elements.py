@@ -4,6 +4,7 @@ import html
 import json
 import math
 import os
+import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -121,6 +122,16 @@ def figure(drawn: Figure, name: str) -> Html:
         Html(f'<script type="application/json" data-plot="{html.escape(name)}">{_in_script(data)}</script>'),
         class_="wide" if drawn.wide else None,
     )
+
+
+def picture(name: str, title: str, caption: str, png: str, width: int) -> Html:
+    """A picture with its caption, ``png`` in base64 and embedded; its pixels stay sharp where it is drawn larger."""
+    if not re.fullmatch(r"[A-Za-z0-9+/]*={0,2}", png):
+        return tag("p", f"{title}: the picture in the record is not base64.")
+    across = min(max(2 * width, 320), 720)
+    look = f"width:{across}px;max-width:100%;image-rendering:pixelated"
+    shown = Html(f'<img src="data:image/png;base64,{png}" alt="{html.escape(title)}" style="{look}">')
+    return tag("figure", tag("h3", title, id=f"{name}-title"), shown, tag("figcaption", caption))
 
 
 def link(path: Path, text: str, page: Path) -> Html:

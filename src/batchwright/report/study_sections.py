@@ -6,7 +6,7 @@ from typing import Any
 from batchwright.core.errors import RecordError
 from batchwright.core.serialization import from_plain
 from batchwright.core.study_record import VERDICTS, Row, StudyRecord
-from batchwright.report.elements import Html, bullets, card, cards, figure, section, table, tag
+from batchwright.report.elements import Html, bullets, card, cards, figure, picture, section, table, tag
 from batchwright.report.figures.study import study_plot
 from batchwright.report.figures.style import shorten
 from batchwright.report.text import count, duration, estimate, plural, with_span
@@ -38,6 +38,10 @@ def record_section(record: StudyRecord, name: str) -> Html:
         f"{duration(cost.cpu_seconds)} of processor time, {estimate(cost.num_gradients)} gradients of single examples."
     )
     drawn = [figure(study_plot(each), f"{name}-figure-{i}") for i, each in enumerate(record.figures[:MAX_FIGURES])]
+    drawn += [
+        picture(f"{name}-picture-{i}", shorten(each.title, 120), shorten(each.caption, 400), each.png, each.width)
+        for i, each in enumerate(record.pictures[:MAX_FIGURES])
+    ]
     groups = list(dict.fromkeys(row.group for row in record.rows[:MAX_ROWS]))
     tables = [_table([row for row in record.rows[:MAX_ROWS] if row.group == group], group) for group in groups]
     failures = (

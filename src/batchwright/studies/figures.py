@@ -1,5 +1,6 @@
 """Figures of a study as files: the points as CSV and JSON, and pictures as PNG and SVG where matplotlib is installed."""
 
+import base64
 import csv
 import io
 import math
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from batchwright.core.records import make_folder, write_atomically, write_json
-from batchwright.core.study_record import Panel, Series, StudyFigure
+from batchwright.core.study_record import Panel, Series, StudyFigure, StudyPicture
 
 # Okabe & Ito (2008), without black and yellow.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
@@ -45,6 +46,17 @@ def write_figures(folder: Path, figures: Sequence[StudyFigure]) -> list[Path]:
             paths.append(folder / f"{figure.name}.{suffix}")
             with rc_context({"svg.hashsalt": figure.name}):
                 drawn.savefig(paths[-1], dpi=144, metadata=metadata)
+    return paths
+
+
+def write_pictures(folder: Path, pictures: Sequence[StudyPicture]) -> list[Path]:
+    """Write each picture as it is; the files written."""
+    if pictures:
+        make_folder(folder)
+    paths = [folder / f"{picture.name}.png" for picture in pictures]
+    for path, picture in zip(paths, pictures, strict=True):
+        # A picture made twice is the same, so a file that a kill left half written is written anew.
+        path.write_bytes(base64.b64decode(picture.png))
     return paths
 
 

@@ -8,6 +8,7 @@ from batchwright.studies.conditional_gradient.study import CONDITIONAL_GRADIENT
 from batchwright.studies.critical_batch.study import CRITICAL_BATCH
 from batchwright.studies.eoss.study import EOSS
 from batchwright.studies.kalman_norm.study import KALMAN_NORM
+from batchwright.studies.mmd_gan.study import MMD_GAN
 from batchwright.studies.safe_pg.study import SAFE_PG
 from batchwright.studies.study import Study
 from batchwright.studies.train_longer.study import TRAIN_LONGER
@@ -23,5 +24,6 @@ REGISTRY: Mapping[str, Study] = {
         CRITICAL_BATCH,
         SAFE_PG,
         BATCHED_BANDITS,
+        MMD_GAN,
     )
 }

@@ -22,7 +22,7 @@ from batchwright.core.errors import BatchwrightError, InputError, RecordError
 from batchwright.core.records import RECORDS_NAME, RecordWriter, make_folder, read_records, write_json
 from batchwright.core.serialization import to_plain
 from batchwright.core.study_record import StudyCost, StudyRecord
-from batchwright.studies.figures import write_figures
+from batchwright.studies.figures import write_figures, write_pictures
 from batchwright.studies.study import PRESETS, Cell, Place, Study
 
 STUDY_NAME = "study.json"
@@ -124,8 +124,10 @@ def run_study(
             num_gradients=sum(float(line.get("num_gradients", 0.0)) for line in ordered.values()),
         ),
         environment=environment(chosen),
+        pictures=summary.pictures,
     )
     write_figures(out / "figures", record.figures)
+    write_pictures(out / "figures", record.pictures)
     write_json(out / STUDY_NAME, record)
     return record
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from batchwright.core.errors import InputError
-from batchwright.core.study_record import Row, StudyFigure
+from batchwright.core.study_record import Row, StudyFigure, StudyPicture
 
 PRESETS = ("smoke", "laptop", "paper")
 
@@ -62,6 +62,7 @@ class Summary:
     rows: tuple[Row, ...]
     figures: tuple[StudyFigure, ...] = ()
     notes: tuple[str, ...] = ()
+    pictures: tuple[StudyPicture, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

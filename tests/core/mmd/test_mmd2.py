@@ -1,13 +1,14 @@
 """Squared MMD against a plain loop in float64, closed forms for normal laws, and its first and second derivatives."""
 
 import copy
+from typing import ClassVar
 
 import pytest
 import torch
 
 import batchwright as bw
 from batchwright.core.errors import InputError
-from batchwright.core.kernels import GaussianMixture, Laplace, Linear, Polynomial, RationalQuadratic
+from batchwright.core.kernels import GaussianMixture, Kernel, Laplace, Linear, Polynomial, RationalQuadratic
 from batchwright.core.mmd import mmd2
 from batchwright.core.mmd.blocks import cut, upper_triangle
 from batchwright.core.mmd.value import checked_samples
@@ -68,6 +69,24 @@ def test_first_and_second_derivatives_are_those_of_finite_differences(name, bloc
 
     assert torch.autograd.gradcheck(value, (x, y))
     assert torch.autograd.gradgradcheck(value, (x, y))
+
+
+class OwnLinear(Kernel):
+    """Gives back its argument, whose derivative is one number seen many times."""
+
+    of_product: ClassVar[bool] = True
+
+    def values(self, pairs):
+        return pairs.product
+
+
+@pytest.mark.parametrize("block_size", [3, 100])
+def test_a_kernel_of_ones_own_may_give_back_its_argument(block_size):
+    x, y = (sample.requires_grad_() for sample in samples(4, 6, 2))
+    wanted, found = (mmd2(x, y, kernel, block_size=block_size) for kernel in (Linear(), OwnLinear()))
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
+    for a, b in zip(torch.autograd.grad(found, (x, y)), torch.autograd.grad(wanted, (x, y)), strict=True):
+        assert torch.allclose(a, b, rtol=1e-12)
 
 
 def test_one_sample_alone_may_need_a_gradient():

@@ -94,7 +94,9 @@ class GaussianMixture(Kernel):
             for _ in range(squarings):
                 power.mul_(power)
             if not squarings:
-                power = (pairs.sq_distance * -rate).exp_()
+                # A new tensor takes longer than the product in it, so the last exponential is made in the place of its argument.
+                last = all(later[2] for later in self._ladder[number + 1 :])
+                power = (pairs.sq_distance.mul_(-rate) if last else pairs.sq_distance * -rate).exp_()
             if number == 0:
                 total, slope = power * weight, power * (-rate * weight)
             else:

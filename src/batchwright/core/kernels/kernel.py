@@ -21,6 +21,8 @@ from batchwright.core.kernels.pairs import Pairs, pairs_of
 class Slopes:
     """Values of a kernel with its two derivatives; None where one is zero everywhere, or was not asked for.
 
+    Each is a tensor of its own, which the caller may overwrite.
+
     Attributes:
         values: ``k``.
         by_distance: Derivative by the squared distance.
@@ -66,9 +68,10 @@ class Kernel(ABC):
                 dim=pairs.dim,
             )
             values = self.values(inside)
-            found = iter(torch.autograd.grad(values.sum(), leaves))
+            # A kernel may give back its argument, and the derivative of a sum is one number seen many times.
+            found = iter([grad.contiguous() for grad in torch.autograd.grad(values.sum(), leaves)])
         return Slopes(
-            values=values.detach(),
+            values=values.detach().clone(),
             by_distance=next(found) if uses_distance else None,
             by_product=next(found) if uses_product else None,
         )

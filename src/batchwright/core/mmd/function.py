@@ -35,9 +35,13 @@ class SquaredMmd(Function):
         x, y, grad = ctx.saved_tensors
         if torch.is_grad_enabled():
             grad = SquaredMmdGradient.apply(x, y, grad, ctx.kernel, ctx.weights, ctx.block_size)
+        by_x, by_y = ctx.needs_input_grad[:2]
+        if by_x and by_y:
+            scaled = upstream * grad
+            return scaled[: len(x)], scaled[len(x) :], None, None, None
         return (
-            upstream * grad[: len(x)] if ctx.needs_input_grad[0] else None,
-            upstream * grad[len(x) :] if ctx.needs_input_grad[1] else None,
+            upstream * grad[: len(x)] if by_x else None,
+            upstream * grad[len(x) :] if by_y else None,
             None,
             None,
             None,
@@ -73,6 +77,8 @@ def value_and_grad(
     x: Tensor, y: Tensor, kernel: Kernel, weights: Weights, block_size: int, *, with_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The value and, where asked for, its gradient by the rows of ``x`` and then those of ``y``; outside of autograd."""
+    if len(x) + len(y) <= block_size:
+        return _of_one_block(x, y, kernel, weights, with_grad=with_grad)
     of_distance, of_product = uses(kernel)
     raw = torch.cat([x, y])
     # Distances do not depend on the origin, and seen from a point among the others they lose the fewest digits.
@@ -113,6 +119,40 @@ def value_and_grad(
                 grad[there].addmm_(slope.T, raw[here], alpha=2)
     assert total is not None  # there is a row, so there is a block
     return total.to(z.dtype), grad
+
+
+def _of_one_block(
+    x: Tensor, y: Tensor, kernel: Kernel, weights: Weights, *, with_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The same where all pairs fit one block: fewer calls and new tensors, which take half of the time of a small batch."""
+    of_distance, of_product = uses(kernel)
+    raw = torch.cat([x, y])
+    sq_distance = product = raw.new_empty(0)
+    z = raw
+    if of_distance:
+        z = raw - x[0] if of_product else raw.sub_(x[0])
+        sq_distance = z @ z.T
+        sq_norms = sq_distance.diagonal().clone()
+        # On the diagonal (a - 2 a) + a is zero without rounding.
+        sq_distance.mul_(-2).add_(sq_norms).add_(sq_norms[:, None]).clamp_(min=0)
+    if of_product:
+        product = raw @ raw.T
+    pairs = Pairs(sq_distance=sq_distance, product=product, dim=raw.shape[1])
+    found = kernel.slopes(pairs) if with_grad else Slopes(kernel.values(pairs))
+    rows = (0, len(raw))
+    by_pair = of_block(weights, rows, rows, raw.dtype, raw.device)
+    if not with_grad:
+        return _total(found.values, by_pair), None
+    value = found.values.mul_(by_pair).sum()
+    grad: Tensor | None = None
+    if found.by_distance is not None:
+        slope = found.by_distance.mul_(by_pair)
+        slope.diagonal().sub_(slope.sum(dim=1))
+        grad = (slope @ z).mul_(-4)
+    if found.by_product is not None:
+        part = (found.by_product.mul_(by_pair) @ raw).mul_(2)
+        grad = part if grad is None else grad.add_(part)
+    return value, torch.zeros_like(raw) if grad is None else grad
 
 
 def _total(values: Tensor, weights: Tensor | float) -> Tensor:

@@ -1,0 +1,1 @@
+"""Study of Li et al. (2017), MMD GAN."""
