@@ -102,7 +102,7 @@ def tune(
 ) -> None:
     """Search learning rate, batch size and more in few parallel rounds; what is recommended comes with a bound.
 
-    Example: batchwright tune digits-cnn --space lr=log:1e-3:1,batch_size=log2:16:512,momentum=0.5:0.99 --max-examples 8000 --out runs/tune
+    Example: batchwright tune digits-cnn --space lr=log:1e-3:1,batch_size=log2:16:512 --max-examples 8000 --out runs/tune
     """
     from batchwright.core.errors import InputError
     from batchwright.tasks.loading import check_task, load_task

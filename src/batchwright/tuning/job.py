@@ -59,7 +59,7 @@ def run_job(job: Job) -> Outcome:
 
 @contextmanager
 def deadline(seconds: float | None) -> Iterator[None]:
-    """Raise `TimeoutError` in Python code that takes longer; only in a main thread on a system with timers, elsewhere nothing happens."""
+    """Raise `TimeoutError` in Python code that takes longer; only in a main thread on a system with timers."""
     if seconds is None or not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return

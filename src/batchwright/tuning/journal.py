@@ -1,8 +1,8 @@
 """The append-only journal of a search: what a killed driver goes on from, to the last finished trial.
 
-Records of `core.records`, in this order: ``start`` with the settings; for each round ``round`` with what is asked, then ``trial`` for each
-as it ends; ``recommendation`` and ``picture`` after a round; ``end``. Beside them stands the state of the bandit as it was when the round
-was asked, in one safetensors file a round that appears whole or not at all.
+Records of `core.records`, in this order: ``start`` with the settings; for each round ``round`` with what is asked, then ``trial`` for
+each as it ends; ``recommendation`` and ``picture`` after a round; ``end``. Beside them stands the state of the bandit as it was when
+the round was asked, in one safetensors file a round that appears whole or not at all.
 """
 
 import json

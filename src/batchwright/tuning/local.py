@@ -114,4 +114,7 @@ def _reason(code: int | None) -> str:
             return f"its worker was killed by {signal.Signals(-code).name}"
         except ValueError:
             return f"its worker was killed by signal {-code}"
-    return f"its worker ended with exit code {code}; a script must start its search under if __name__ == '__main__', since workers import it"
+    return (
+        f"its worker ended with exit code {code}; "
+        "a script must start its search under if __name__ == '__main__', since workers import it"
+    )

@@ -103,14 +103,14 @@ class TaskObjective:
                 curve.append(self._evaluate(task, model, done))
             if not finite or not math.isfinite(curve[-1].value):
                 break
-            if self.early_stop and done < self.num_examples:
-                if hopeless(curve, self.num_examples, incumbent, self.metric):
-                    break
+            rival = incumbent if self.early_stop and done < self.num_examples else None
+            if hopeless(curve, self.num_examples, rival, self.metric):
+                break
         return self._outcome(curve, done, time.perf_counter() - start)
 
     def _outcome(self, curve: list[Point], done: int, seconds: float) -> Outcome:
         first, end = curve[0], curve[-1]
-        told = {"curve": tuple(curve), "num_examples": done, "seconds": seconds}
+        told: dict[str, Any] = {"curve": tuple(curve), "num_examples": done, "seconds": seconds}
         whole = end.num_examples >= self.num_examples
         if not math.isfinite(end.value) or (not whole and end.num_examples < done):
             return Outcome(status="diverged", value=first.value, note="a loss was not finite", **told)
@@ -278,12 +278,14 @@ def setting_of(task: Task, values: Values) -> tuple[OptimizerSpec, int]:
     unknown = sorted(set(values) - set(KNOWN))
     if unknown:
         raise InputError(
-            f"--space of a task must name some of {', '.join(KNOWN)}, got {', '.join(unknown)}; tune other things by a function of your own"
+            f"--space of a task must name some of {', '.join(KNOWN)}, got {', '.join(unknown)}; "
+            "tune other things by a function of your own"
         )
     batch_size = int(values.get("batch_size", task.batch_size))
     if batch_size > task.num_train:
         raise InputError(
-            f"batch_size must be at most the number of training examples, got {batch_size} for {task.num_train}; lower its end in --space"
+            f"batch_size must be at most the number of training examples, got {batch_size} for {task.num_train}; "
+            "lower its end in --space"
         )
     changes: dict[str, Any] = {name: float(values[name]) for name in OF_OPTIMIZER if name in values}
     if "optimizer" in values:

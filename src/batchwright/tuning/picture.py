@@ -28,7 +28,7 @@ def picture(bandit: Bandit, settings: TuneSettings, found: Tuning) -> dict[str, 
     """The fields of a journal's ``picture``.
 
     Returns:
-        ``axes``: the two numeric settings that the value depends on most, by the length scales of the kernel, the first alone where there is one.
+        ``axes``: the two numeric settings that the value depends on most, by the length scales of the kernel; one where there is one.
         ``slice``: posterior mean (in the units of the metric), standard deviation (on the scale of the bandit), worst mean within the
         perturbation, and whether each place survives, rows along the second axis. ``profiles``: the same along each numeric axis.
         ``optima``: recommended, plain and robust, by name.
@@ -109,9 +109,10 @@ class _View:
             generator = torch.Generator().manual_seed(0)
             around = self.ball.around(self.bandit.space, part, NUM_NEIGHBOURS, generator)
             around = torch.cat([part[:, None], around], 1)
-            values = self.posterior.mean_at(self.bandit.encode(around.reshape(-1, part.shape[1])))
+            values: Tensor = self.posterior.mean_at(self.bandit.encode(around.reshape(-1, part.shape[1])))
             found.append(values.reshape(len(part), -1).min(1).values)
-        return torch.cat(found)
+        joined: Tensor = torch.cat(found)
+        return joined
 
     def robust_optimum(self) -> dict[str, float | int | str]:
         """The survivor of the best worst mean."""

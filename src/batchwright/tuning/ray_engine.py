@@ -1,4 +1,4 @@
-"""Workers as Ray actors, of a local cluster or an existing one; each is used for trial after trial, since a process a trial costs a second."""
+"""Workers as Ray actors, of a local cluster or an existing one; each runs trial after trial, since a process costs a second."""
 
 from collections.abc import Callable
 from typing import Any

@@ -85,7 +85,8 @@ class Tuning:
         else:
             low, high = self._interval()
             lines.append(
-                f"Its {metric.name} is expected to be {self.best.mean:.4g} ({low:.4g} to {high:.4g} at two standard deviations of the model)."
+                f"Its {metric.name} is expected to be {self.best.mean:.4g} ({low:.4g} to {high:.4g} at two standard "
+                "deviations of the model)."
             )
         lines.append(
             f"The optimum is at most {metric.difference(found.regret_bound)} better ({found.guarantee})."
@@ -96,9 +97,10 @@ class Tuning:
         lines += [f"{part[0].upper()}{part[1:]}." for part in found.warnings]
         best = self.best_trial
         if best is not None:
+            where = setting_text(best.values)
             lines.append(
-                f"The best of the trials came to {best.outcome.value:.4g} at {setting_text(best.values)}; among noisy trials that is mostly "
-                "luck, so it is not what is recommended."
+                f"The best of the trials came to {best.outcome.value:.4g} at {where}; among noisy trials that is mostly luck, so it is "
+                "not what is recommended."
             )
         return tuple(lines)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchwright.bandits import REGISTRY, Bandit, Confidence, Perturbation, Space
-from batchwright.bandits.perturbation import LOGARITHMIC
+from batchwright.bandits.space import LOGARITHMIC
 from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.core.errors import InputError
 from batchwright.tuning.outcome import Metric
@@ -126,8 +126,8 @@ def radius_of(space: Space, robust: float | str | Mapping[str, float] | None) ->
 
     Args:
         space: What is searched.
-        robust: A share for all numbers, ``0.1`` or ``"10%"``: a factor of 1.1 on logarithmic axes, a tenth of the range on others; or by
-            name, as ``"lr=50%,momentum=2%"`` or a dictionary of shares.
+        robust: A share for all numbers, ``0.1`` or ``"10%"``: a factor of 1.1 on logarithmic axes, a tenth of the range on others; or
+            by name, as ``"lr=50%,momentum=2%"`` or a dictionary of shares.
 
     Raises:
         InputError: If it is no share above 0, or names what the space does not have.
@@ -164,13 +164,12 @@ def untouched(space: Space, radius: Mapping[str, float]) -> list[str]:
     found = []
     for each in space.dimensions:
         size = radius.get(each.name, 0.0)
-        if size <= 0:
-            continue
-        if each.kind == "power-of-two" and size < math.log(2) * (1 - 1e-9):
-            found.append(each.name)
-        elif each.kind == "integer" and size < 1 - 1e-9:
-            found.append(each.name)
-        elif each.kind == "log-integer" and each.high * math.expm1(size) < 1 - 1e-9:
+        steps = {
+            "power-of-two": size / math.log(2),
+            "integer": size,
+            "log-integer": each.high * math.expm1(size),
+        }
+        if size > 0 and steps.get(each.kind, 1.0) < 1 - 1e-9:
             found.append(each.name)
     return found
 
