@@ -85,6 +85,19 @@ class Bandit(Progress, ABC):
         """Say that trials crashed, ran out of time or were lost."""
         self.tell(None, torch.full((len(ids),), math.nan, dtype=torch.float64), ids=ids)
 
+    def replace_point(self, id: int, point: Float[Tensor, " d"]) -> None:
+        """Say that a pending trial is run at another point of a box than was asked, which is what its value will be of.
+
+        Raises:
+            InputError: If the trial is not pending, or the points are a finite set.
+        """
+        if self.finite or id not in {each.id for each in self.pending()}:
+            raise InputError(f"id must be of a pending trial on a box, got {id}")
+        place = point.to(self.device, torch.float64)
+        if not bool((self.trials.points[id] == place).all()):
+            self.trials.points[id] = place
+            self.trials.encoded[id] = self.encode(place[None])[0]
+
     def recommend(self) -> Recommendation:
         """The optimum of the posterior mean of all values over the survivors, polished on a box, with its certificate.
 

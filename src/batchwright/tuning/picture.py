@@ -79,9 +79,11 @@ def places_along(dimension: Dimension, number: int) -> Tensor:
     """Even places of a numeric axis, each value there is at most once."""
     if dimension.kind == "power-of-two":
         steps = round(math.log2(dimension.high / dimension.low))
-        return dimension.low * 2.0 ** torch.arange(steps + 1, dtype=torch.float64)
+        powers: Tensor = dimension.low * 2.0 ** torch.arange(steps + 1, dtype=torch.float64)
+        return powers
     unit = torch.linspace(0, 1, number, dtype=torch.float64)
-    return torch.unique(dimension.from_unit(unit))
+    distinct: Tensor = torch.unique(dimension.from_unit(unit))
+    return distinct
 
 
 class _View:
