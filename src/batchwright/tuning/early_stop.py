@@ -39,7 +39,7 @@ def foreseen(curve: Sequence[Point], budget: int, metric: Metric) -> tuple[float
         return (metric.seen(trained[-1].value) if trained else math.nan), math.inf
     x = np.log([point.num_examples for point in used])
     y = np.array([metric.seen(point.value) for point in used])
-    centre, spread = x.mean(), float(np.square(x - x.mean()).sum())
+    centre, spread = float(x.mean()), float(np.square(x - x.mean()).sum())
     slope = float(((x - centre) * y).sum()) / spread
     ahead = math.log(budget) - centre
     residual = y - y.mean() - slope * (x - centre)

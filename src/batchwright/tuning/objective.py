@@ -14,6 +14,7 @@ from torch import Tensor
 from batchwright.core.checks import check_int
 from batchwright.core.environment import resolve_device
 from batchwright.core.errors import InputError
+from batchwright.core.preserve import RandomState
 from batchwright.data.samplers import EpochSampler
 from batchwright.measure.snapshot import train_steps
 from batchwright.optim.build import build_optimizer
@@ -70,7 +71,14 @@ class TaskObjective:
         return (*sorted(values.items()), seed)
 
     def __call__(self, values: Values, seed: int, incumbent: Incumbent | None) -> Outcome:
-        """Train a fresh model at a setting."""
+        """Train a fresh model at a setting; the global random generators are left as they were."""
+        random_state = RandomState.capture()
+        try:
+            return self._train(values, seed, incumbent)
+        finally:
+            random_state.restore()
+
+    def _train(self, values: Values, seed: int, incumbent: Incumbent | None) -> Outcome:
         task, start = self._loaded(), time.perf_counter()
         spec, batch_size = setting_of(task, values)
         device = resolve_device(self.device)
