@@ -32,6 +32,7 @@ from batchwright.bandits import (
     Confidence,
     Perturbation,
     RobustBPE,
+    RobustGPBUCB,
     Space,
     Thompson,
     dense_posterior,
@@ -68,7 +69,7 @@ def digits() -> Problem:
     surrogate = Surrogate()
     return Problem(
         Space.parse(SPACE),
-        lambda x: torch.from_numpy(surrogate(x.numpy())),
+        surrogate,
         surrogate.noise,
     )
 
@@ -88,7 +89,7 @@ Run = tuple[Tensor, Tensor, Tensor]
 def ours(kind: type, **options) -> Callable[[Problem, Told, int], Run]:
     def run(problem: Problem, told: Told, seed: int) -> Run:
         more = dict(options)
-        if kind is RobustBPE:
+        if issubclass(kind, RobustBPE):
             more["perturbation"] = Perturbation.relative(problem.space, SHARE)
         bandit = kind(problem.space, horizon=ROUNDS * PARALLEL, batches=[PARALLEL] * ROUNDS, maximize=False, seed=seed,
                       **{"keep": "all", "confidence": Confidence(beta=4.0), **more})  # fmt: skip
@@ -210,10 +211,13 @@ def botorch_nei(problem: Problem, told: Told, seed: int) -> Run:
     return points, values, decode(found)[0]
 
 
+SPREAD = {"opening": "scattered"}
 OURS = {
-    "BPE (ours, default)": ours(BPE),
+    "ours (GP-BUCB)": ours(GPBUCB, **SPREAD),
+    "ours, robust (GP-BUCB)": ours(RobustGPBUCB, **SPREAD),
+    "BPE (ours)": ours(BPE),
     "robust BPE (ours)": ours(RobustBPE),
-    "GP-BUCB (ours)": ours(GPBUCB),
+    "GP-BUCB, chosen opening (ours)": ours(GPBUCB),
     "UCB-PE (ours)": ours(UCBPE),
     "Thompson (ours)": ours(Thompson),
 }
@@ -304,6 +308,7 @@ def play(problem: Problem, method: Callable, seed: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=10, help="the default method was chosen on seeds 0 to 9")
     parser.add_argument("--methods", default="ours,peers")
     parser.add_argument("--problems", default=",".join(PROBLEMS))
     parser.add_argument("--out", type=Path, default=Path("runs/tuning-bench.jsonl"))
@@ -312,13 +317,13 @@ def main() -> None:
     wanted = options.methods.split(",")
     groups = {"ours": OURS, "peers": PEERS}
     methods = {name: each for word in wanted for name, each in groups.get(word, {}).items()}
-    methods |= {name: each for name, each in {**OURS, **PEERS}.items() if any(word in name for word in wanted)}
+    methods |= {name: each for name, each in {**OURS, **PEERS}.items() if any(name.startswith(word) for word in wanted)}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     done = {(line["problem"], line["method"], line["seed"]) for line in lines}
     for problem_name in options.problems.split(","):
         problem = PROBLEMS[problem_name]()
-        for seed in range(options.seeds):
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
             for name, method in methods.items():
                 if (problem_name, name, seed) in done:
                     continue

@@ -3,10 +3,9 @@
     python -m benchmarks.tuning_table [--workers N]
 
 The evaluation loss after two epochs on a grid of learning rate, batch size, momentum and weight decay, written to
-`benchmarks/digits_cnn_table.json` (it goes on where it was stopped); every fourth cell with a second seed. Between the cells the
-logarithm of the loss is interpolated linearly in the logarithms of lr, batch size, 1 - momentum and weight decay. A loss above that
-of the untrained model, or none, counts as that one. The noise of a trial is the scatter between two seeds, pooled over the cells that
-train.
+`benchmarks/digits_cnn_table.json` (it goes on where it was stopped); every
+fourth cell with a second seed. A loss above that of the untrained model, or none, counts as that one. A Gaussian process through the
+logarithms of the losses is the function that is searched, with the noise between seeds.
 """
 
 import argparse
@@ -15,9 +14,9 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
-from scipy.interpolate import RegularGridInterpolator
+import torch
 
+from batchwright.bandits import dense_posterior, fit_kernel
 from batchwright.tuning import LaneExecutor, local_executor, task_objective
 from batchwright.tuning.job import Job, run_job
 
@@ -53,35 +52,43 @@ def make(executor: LaneExecutor) -> None:
 
 
 class Surrogate:
-    """The table as a function of a setting, in logarithms of the loss.
+    """A smooth function through the table, in logarithms of the loss.
+
+    A table of single runs holds their luck, and the best of 480 lucky cells is a false optimum; so a Gaussian process is fitted to all
+    runs, and its posterior mean is what a setting is worth.
 
     Attributes:
-        noise: Standard deviation between seeds.
+        noise: Standard deviation of a run, from the pairs of seeds, by the median of their gaps.
+        fitted_noise: The same by the fit.
+        scatter: Standard deviation of the runs about the surrogate.
     """
 
     def __init__(self) -> None:
         losses = json.loads(PATH.read_text())["losses"]
-        logs = np.log([losses[f"1 {cell}"] for cell in cells()])
-        second = np.log([losses[f"2 {cell}"] for cell in cells()[::AGAIN]])
-        pairs = np.stack([logs[::AGAIN], second])
-        trains = pairs.max(0) < math.log(2.0)
-        self.noise = float(np.sqrt(np.square(pairs[0] - pairs[1])[trains].mean() / 2))
-        logs[::AGAIN] = pairs.mean(0)
-        logs = logs.reshape([len(axis) for axis in GRID.values()])
-        axes = [
-            np.log(GRID["lr"]),
-            np.log2(GRID["batch_size"]),
-            -np.log1p(-np.array(GRID["momentum"])),
-            np.log(GRID["weight_decay"]),
-        ]
-        self._inside = RegularGridInterpolator(axes, logs)
+        runs = [(1, cell) for cell in cells()] + [(2, cell) for cell in cells()[::AGAIN]]
+        points = torch.tensor([cell for _, cell in runs], dtype=torch.float64)
+        values = torch.tensor([losses[f"{seed} {cell}"] for seed, cell in runs], dtype=torch.float64).log()
+        first, second = values[: len(cells()) : AGAIN], values[len(cells()) :]
+        gaps = (first - second)[torch.maximum(first, second) < math.log(2.0)]
+        self.noise = float(1.4826 * gaps.abs().median() / math.sqrt(2))
+        fit = fit_kernel(self._place(points), values, name="matern", seed=0)
+        self.fitted_noise = math.sqrt(fit.noise_variance)
+        self._posterior = dense_posterior(
+            self._place(points), values, fit.kernel, fit.noise_variance, prior_mean=fit.mean
+        )
+        self.scatter = float((self._posterior.mean_at(self._place(points)) - values).std())
 
-    def __call__(self, points: np.ndarray) -> np.ndarray:
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
         """Logarithm of the expected loss at settings ``(N, 4)``, in the order of the space."""
+        blocks = self._place(points).split(4096)
+        return torch.cat([self._posterior.mean_at(block) for block in blocks])
+
+    @staticmethod
+    def _place(points: torch.Tensor) -> torch.Tensor:
         lr, batch_size, momentum, weight_decay = points.T
-        at = [np.log(lr), np.log2(batch_size), -np.log1p(-momentum), np.log(weight_decay)]
-        ends = [np.clip(each, axis[0], axis[-1]) for each, axis in zip(at, self._inside.grid, strict=True)]
-        return np.asarray(self._inside(np.stack(ends, 1)))
+        at = [lr.log(), batch_size.log2(), -torch.log1p(-momentum), weight_decay.log()]
+        axes = [[math.log(1e-3), 0.0], [4.0, 9.0], [math.log(2), math.log(100)], [math.log(1e-5), math.log(1e-1)]]
+        return torch.stack([(each - low) / (high - low) for each, (low, high) in zip(at, axes, strict=True)], 1)
 
 
 def main() -> None:
@@ -90,7 +97,10 @@ def main() -> None:
     with local_executor(parser.parse_args().workers) as executor:
         make(executor)
     surrogate = Surrogate()
-    print(f"noise between seeds: {surrogate.noise:.3f} in the logarithm")
+    print(
+        f"in the logarithm: noise between seeds {surrogate.noise:.3f}, fitted {surrogate.fitted_noise:.3f}; "
+        f"scatter about the surrogate {surrogate.scatter:.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -48,7 +48,12 @@ class Bandit(Progress, ABC):
             self.num_refined = self.num_rounds
             failed = self.failed_points() if self.on_failure == "exclude" else self.trials.points[:0]
             self.survivors.refine(self.scatter, self.make_pool, self._num_candidates, failed, self.generator)
-        chosen = self.choose(self.posterior(), self.plan[self.num_rounds])
+        count = self.plan[self.num_rounds]
+        if self.opening == "scattered" and self.num_rounds == 0 and not self.finite:
+            # The first pool is the sequence itself, so its first points are spread evenly; should it be short, they come again.
+            chosen = torch.arange(count, device=self.device) % self.survivors.pool.num_centres
+        else:
+            chosen = self.choose(self.posterior(), count)
         pool = self.survivors.pool
         self.trials.add(pool.points[chosen], pool.encoded[chosen], chosen.cpu(), self.num_rounds)
         return pool.points[chosen].clone()

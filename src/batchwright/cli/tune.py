@@ -44,8 +44,8 @@ def tune(
         str | None,
         typer.Option(
             "--method",
-            help="bpe, gp-bucb, ucb-pe, thompson or gp-ucb.",
-            show_default="bpe, or robust-bpe with --robust",
+            help="gp-bucb, bpe, ucb-pe, thompson; with --robust robust-gp-bucb or robust-bpe.",
+            show_default="gp-bucb, or robust-gp-bucb with --robust",
         ),
     ] = None,
     metric: Annotated[

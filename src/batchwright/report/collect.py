@@ -12,6 +12,7 @@ from batchwright.report.plan_records import PlanRecord, VerificationRecord, pars
 from batchwright.report.rl_records import RlRecords, is_rl, read_rl
 from batchwright.report.run_records import RunRecords, read_run
 from batchwright.report.text import natural_key, plural
+from batchwright.report.tuning_records import TuningRecords, is_tuning, read_tuning
 
 PLAN_NAME = "plan.json"
 VERIFICATION_NAME = "verification.json"
@@ -39,6 +40,7 @@ class Collected:
         studies: By the path of their ``study.json``; the JSON as it is.
         runs: In the order of their folders.
         rl: Runs of safe policy gradients, likewise.
+        tuning: Searches of settings, likewise.
         warnings: One sentence for each thing that could not be read, or only in part.
     """
 
@@ -49,6 +51,7 @@ class Collected:
     runs: tuple[RunRecords, ...]
     warnings: tuple[str, ...]
     rl: tuple[RlRecords, ...] = ()
+    tuning: tuple[TuningRecords, ...] = ()
 
 
 def collect(folder: Path) -> Collected:
@@ -90,10 +93,12 @@ def collect(folder: Path) -> Collected:
     every = read(RECORDS_NAME, _read_records).values()
     runs = tuple(item for item in every if isinstance(item, RunRecords))
     rl = tuple(item for item in every if isinstance(item, RlRecords))
-    if not (plans or verifications or studies or runs or rl):
+    tuning = tuple(item for item in every if isinstance(item, TuningRecords))
+    if not (plans or verifications or studies or runs or rl or tuning):
         reason = f"nothing that can be read; {warnings[0]}" if warnings else "none of them; give the --out of a command"
         raise RecordError(f"{folder} must hold one of {', '.join(NAMES)}, got {reason}")
     torn = [run.folder for run in runs if run.num_torn] + [run.folder for run in rl if run.num_torn]
+    torn += [search.folder for search in tuning if search.num_torn]
     if torn:
         others = f" and {plural(len(torn) - 1, 'other run')}" if len(torn) > 1 else ""
         warnings.append(f"{torn[0]}{others}: a line that a kill left unfinished was passed over")
@@ -105,11 +110,14 @@ def collect(folder: Path) -> Collected:
         runs=runs,
         warnings=tuple(warnings),
         rl=rl,
+        tuning=tuning,
     )
 
 
-def _read_records(path: Path, name: str) -> RunRecords | RlRecords:
+def _read_records(path: Path, name: str) -> RunRecords | RlRecords | TuningRecords:
     folder = Path(name).parent.as_posix()
+    if is_tuning(path.parent):
+        return read_tuning(path.parent, folder)
     return read_rl(path.parent, folder) if is_rl(path.parent) else read_run(path.parent, folder)
 
 

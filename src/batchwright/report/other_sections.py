@@ -36,6 +36,7 @@ def environment_section(collected: Collected) -> Html:
     sources = [(path, plan.environment) for path, plan in collected.plans.items()]
     sources += [(run.folder, run.environment) for run in collected.runs]
     sources += [(run.folder, run.environment) for run in collected.rl]
+    sources += [(search.folder, search.environment) for search in collected.tuning]
     for path, environment in sources:
         known = {key: item for key, item in environment.items() if key not in PASSING}
         if known:
@@ -60,6 +61,7 @@ def files_section(collected: Collected, page: Path) -> Html:
     """Links to the records that the page was made from."""
     names = [*collected.plans, *collected.verifications, *collected.studies]
     folders = [*(run.folder for run in collected.runs), *(run.folder for run in collected.rl)]
+    folders += [search.folder for search in collected.tuning]
     names += [RECORDS_NAME if folder == "." else f"{folder}/{RECORDS_NAME}" for folder in folders]
     links = [tag("li", link(collected.folder / name, name, page)) for name in names[:MAX_FILES]]
     rest = [tag("li", f"… and {plural(len(names) - MAX_FILES, 'more file')}")] if len(names) > MAX_FILES else []

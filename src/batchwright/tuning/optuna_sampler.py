@@ -17,7 +17,7 @@ from batchwright.bandits import Bandit, Recommendation, Space
 from batchwright.core.errors import InputError
 from batchwright.tuning.optuna_space import distributions_of, point_of
 from batchwright.tuning.outcome import Metric
-from batchwright.tuning.settings import TuneSettings, plan_of, radius_of
+from batchwright.tuning.settings import TuneSettings, default_method, plan_of, radius_of
 
 # The study's attributes in which the rounds stand.
 ATTRIBUTE = "batchwright:round-"
@@ -37,6 +37,7 @@ class BPESampler(BaseSampler):
         parallel: Trials in a round; 8 by default.
         trials: In all, in rounds that a schedule chooses, instead of ``parallel``.
         robust: As in `tune`.
+        method: As in `tune`; ``bpe`` for batched pure exploration in the strict sense.
         scale: ``log`` for positive values that differ by factors.
         beta: Practical width of the bounds.
         seed: Of everything random.
@@ -50,12 +51,14 @@ class BPESampler(BaseSampler):
         parallel: int | None = None,
         trials: int | None = None,
         robust: float | str | Mapping[str, float] | None = None,
+        method: str | None = None,
         scale: str = "linear",
         beta: float = 4.0,
         seed: int = 0,
     ) -> None:
         self.space = Space.parse(space) if isinstance(space, str) else space
         self.plan = plan_of(rounds, parallel, trials, dim=self.space.dim)
+        self._method = method
         self._radius, self._scale, self._beta, self._seed = radius_of(self.space, robust), scale, beta, seed
         self._distributions = distributions_of(self.space)
         self._independent = RandomSampler(seed=seed)
@@ -107,7 +110,7 @@ class BPESampler(BaseSampler):
             metric=metric,
             space=self.space,
             plan=self.plan,
-            method="bpe" if self._radius is None else "robust-bpe",
+            method=self._method or default_method(self._radius),
             radius=self._radius,
             beta=self._beta,
             on_failure="worst",

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 from batchwright.bandits import Bandit, Recommendation, Space
 from batchwright.core.errors import CheckpointError, InputError
 from batchwright.tuning.outcome import Metric
-from batchwright.tuning.settings import TuneSettings, plan_of, radius_of
+from batchwright.tuning.settings import TuneSettings, default_method, plan_of, radius_of
 
 
 class BPESearcher(Searcher):
@@ -29,6 +29,7 @@ class BPESearcher(Searcher):
         parallel: Trials in a round; 8 by default.
         trials: In all, in rounds that a schedule chooses, instead of ``parallel``.
         robust: As in `tune`.
+        method: As in `tune`; ``bpe`` for batched pure exploration in the strict sense.
         scale: ``log`` for positive values that differ by factors.
         beta: Practical width of the bounds.
         seed: Of everything random.
@@ -44,6 +45,7 @@ class BPESearcher(Searcher):
         parallel: int | None = None,
         trials: int | None = None,
         robust: float | str | Mapping[str, float] | None = None,
+        method: str | None = None,
         scale: str = "linear",
         beta: float = 4.0,
         seed: int = 0,
@@ -51,6 +53,7 @@ class BPESearcher(Searcher):
         super().__init__(metric=metric, mode=mode)
         self.space = Space.parse(space) if isinstance(space, str) else space
         self.plan = plan_of(rounds, parallel, trials, dim=self.space.dim)
+        self._method = method
         self._radius, self._scale, self._beta, self._seed = radius_of(self.space, robust), scale, beta, seed
         self._constants: dict[str, Any] = {}
         self._ids: dict[str, int] = {}
@@ -130,7 +133,7 @@ class BPESearcher(Searcher):
                 metric=self._scale_of(),
                 space=self.space,
                 plan=self.plan,
-                method="bpe" if self._radius is None else "robust-bpe",
+                method=self._method or default_method(self._radius),
                 radius=self._radius,
                 beta=self._beta,
                 seed=self._seed,

@@ -22,7 +22,7 @@ from batchwright.tuning.objective import FunctionObjective, Objective, TaskObjec
 from batchwright.tuning.outcome import Incumbent, Metric, Outcome, TuningTrial, best_of
 from batchwright.tuning.picture import picture
 from batchwright.tuning.result import Tuning, summarise
-from batchwright.tuning.settings import TuneSettings, plan_of, radius_of
+from batchwright.tuning.settings import TuneSettings, default_method, plan_of, radius_of
 
 ENGINES = ("local", "ray")
 # A worker that overruns a trial's time is given so much more before it is killed: it may be about to say so itself.
@@ -74,7 +74,8 @@ def tune(
         parallel: Trials in a round; 8 by default.
         trials: In all, instead of ``parallel``: the schedules of `bandits.batch_schedule` choose the rounds.
         robust: What is recommended keeps its value when each number is off by this: see `radius_of`.
-        method: Of `bandits.REGISTRY`; ``bpe``, or ``robust-bpe`` with ``robust``.
+        method: Of `bandits.REGISTRY`; ``gp-bucb``, or ``robust-gp-bucb`` with ``robust``. ``bpe`` explores for longer, which is better
+            for bounds and worse for few trials in many dimensions.
         metric: Of a task: ``loss`` or one of its metrics; that of its target where left out. Of a function its name in tables.
         direction: Of a function: ``below`` where small is good.
         scale: Of a function: ``log`` for positive values that differ by factors. The loss of a task is always modelled so.
@@ -185,7 +186,7 @@ def make_settings(
         metric=objective.metric,
         space=where,
         plan=plan_of(rounds, parallel, trials, dim=where.dim),
-        method=method or ("bpe" if radius is None else "robust-bpe"),
+        method=method or default_method(radius),
         radius=radius,
         num_examples=objective.num_examples,
         early_stop=objective.early_stop,

@@ -23,7 +23,8 @@ class TuneSettings:
         metric: What is to be made small or large.
         space: What is searched.
         plan: Trials in each round.
-        method: Of `bandits.REGISTRY`; ``robust-bpe`` where ``radius`` is given.
+        method: Of `bandits.REGISTRY`; one of its robust ones where ``radius`` is given.
+        opening: Whether the first round is ``scattered`` evenly or ``chosen`` by the method.
         radius: By how much each setting may be off, as `bandits.Perturbation` measures it; None for a plain search.
         beta: Practical width of the bounds.
         num_examples: Budget of a trial.
@@ -40,7 +41,8 @@ class TuneSettings:
     metric: Metric
     space: Space
     plan: tuple[int, ...]
-    method: str = "bpe"
+    method: str = "gp-bucb"
+    opening: str = "scattered"
     radius: Mapping[str, float] | None = None
     beta: float = 4.0
     num_examples: int = 0
@@ -60,10 +62,9 @@ class TuneSettings:
         check_int("seed", self.seed, at_least=0)
         if self.timeout_s is not None:
             check_number("timeout_s", self.timeout_s, above=0.0)
-        if (self.radius is not None) != (self.method == "robust-bpe"):
-            raise InputError(
-                f"method must be robust-bpe for a robust search and no other, got {self.method} with robust={self.radius}"
-            )
+        if (self.radius is not None) != self.method.startswith("robust-"):
+            kinds = ", ".join(name for name in REGISTRY if name.startswith("robust-"))
+            raise InputError(f"method must be one of {kinds} for a robust search and no other, got {self.method}")
 
     @property
     def num_trials(self) -> int:
@@ -82,6 +83,7 @@ class TuneSettings:
             keep="all",
             confidence=Confidence(beta=self.beta),
             on_failure=self.on_failure,
+            opening=self.opening,
             seed=self.seed,
             **options,
         )
@@ -89,6 +91,11 @@ class TuneSettings:
     def seed_of(self, trial: int) -> int:
         """Seed of a trial: its own, so that a lucky draw does not look like a good setting."""
         return self.seed if self.same_seed else (1_000_003 * self.seed + 7919 * (trial + 1)) % 2**31
+
+
+def default_method(radius: Mapping[str, float] | None) -> str:
+    """Of a search: what did best at four rounds of eight (docs/tuning.md)."""
+    return "gp-bucb" if radius is None else "robust-gp-bucb"
 
 
 def plan_of(
