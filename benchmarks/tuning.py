@@ -214,7 +214,7 @@ def botorch_nei(problem: Problem, told: Told, seed: int) -> Run:
 SPREAD = {"opening": "scattered"}
 OURS = {
     "ours (GP-BUCB)": ours(GPBUCB, **SPREAD),
-    "ours, robust (GP-BUCB)": ours(RobustGPBUCB, **SPREAD),
+    "robust, ours (GP-BUCB)": ours(RobustGPBUCB, **SPREAD),
     "BPE (ours)": ours(BPE),
     "robust BPE (ours)": ours(RobustBPE),
     "GP-BUCB, chosen opening (ours)": ours(GPBUCB),
