@@ -45,8 +45,7 @@ def test_a_search_is_read_as_it_was_written(searched):
 
 
 def test_the_slice_holds_the_model_and_what_is_eliminated(searched):
-    folder, found = searched
-    read = read_tuning(folder / "a", "a")
+    read = read_tuning(searched[0] / "a", "a")
     drawn = slice_figure(read)
     assert [view.name for view in drawn.views] == ["posterior mean", "uncertainty", "worst when off"]
     assert all(len(view.visible) == len(drawn.plot.data) for view in drawn.views)

@@ -61,13 +61,16 @@ def _cards(found: TuningRecords) -> list[Html]:
         card(
             "The optimum is better by", found.bound if found.course else "unknown", "at most; see what stands behind it"
         ),
-        card("Trials", f"{count(float(len(found.trials)))} of {count(float(sum(found.plan)))}", _rounds(found)),
+        card(
+            "Trials",
+            f"{count(float(len(found.trials)))} of {count(float(sum(found.plan)))}",
+            f"{_rounds(found)}; {duration(found.seconds)}",
+        ),
         card(
             "Examples saved",
             f"{100 * (1 - spent / saved):.0f} %" if saved > 0 else "–",
             "by trials that ended early",
         ),
-        card("Time", duration(found.seconds), "wall-clock"),
     ]
 
 

@@ -97,6 +97,7 @@ def profile_figure(found: TuningRecords) -> Figure | None:
     if not profiles:
         return None
     columns = min(2, len(profiles))
+    heights = [height for each in profiles for height in (*each.view.mean, *each.view.worst)]
     rows = math.ceil(len(profiles) / columns)
     plot = make_subplots(
         rows=rows,
@@ -113,7 +114,7 @@ def profile_figure(found: TuningRecords) -> Figure | None:
         axis = log_axis(profile.x, inert(profile.name)) if profile.log else {"title": {"text": inert(profile.name)}}
         plot.update_xaxes(**axis, **place)
         if found.log_scale:
-            plot.update_yaxes(type="log", **place)
+            plot.update_yaxes(**log_axis(heights, ""), **place)
         if index % columns == 0:
             plot.update_yaxes(title_text=inert(found.metric), **place)
     return Figure(
