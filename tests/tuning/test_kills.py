@@ -76,5 +76,5 @@ def test_a_trial_that_kills_every_worker_fails_alone():
 
 
 def test_a_trial_over_its_time_fails_and_says_so():
-    with pytest.raises(InputError, match=r"2 failures; the first: TimeoutError: the trial took longer than 0\.2 s"):
-        bw.tune(functions.sleepy, SPACE, rounds=1, parallel=2, workers=1, timeout_s=0.2)
+    with pytest.raises(InputError, match=r"2 failures; the first: TimeoutError: the trial took longer than 0\.5 s"):
+        bw.tune(functions.sleepy, SPACE, rounds=1, parallel=2, workers=1, timeout_s=0.5)

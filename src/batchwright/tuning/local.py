@@ -26,10 +26,14 @@ class LocalLane(Lane):
         self.process = context.Process(target=_serve, args=(theirs,), daemon=True, name="batchwright-worker")
         self.process.start()
         theirs.close()  # so that the death of the worker is the end of the pipe
+        self._ready = False
 
     def call(self, function: Callable[..., Any], arguments: tuple[Any, ...], limit_s: float | None) -> Any:
         """The result of the function in the worker."""
         try:
+            if not self._ready:  # its imports take seconds, or many on a busy machine, and are no trial's time
+                self._ours.recv()
+                self._ready = True
             self._ours.send((function, arguments))
             if not self._ours.poll(limit_s):
                 raise TimeoutError(f"the trial took longer than {limit_s:g} s, and its worker was killed")
@@ -85,7 +89,10 @@ def _serve(connection: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
+    import batchwright.tuning.job  # noqa: F401 - what a trial needs is loaded before its time begins
+
     torch.set_num_threads(1)
+    connection.send("ready")
     while True:
         try:
             function, arguments = connection.recv()

@@ -17,8 +17,10 @@ class _Worker:
         return function(*arguments)
 
     def process(self) -> int:
-        """Its number, for whoever wants to look at it, or to kill it in a test."""
+        """Its number, for whoever wants to look at it, or to kill it in a test; what a trial needs is loaded on the way."""
         import os
+
+        import batchwright.tuning.job  # noqa: F401
 
         return os.getpid()
 
@@ -33,10 +35,14 @@ class RayLane(Lane):
     def __init__(self, *, gpu: bool = False) -> None:
         kind = ray.remote(_Worker)
         self.actor = kind.options(num_cpus=1, num_gpus=1 if gpu else 0, max_restarts=0).remote()
+        self._ready = False
 
     def call(self, function: Callable[..., Any], arguments: tuple[Any, ...], limit_s: float | None) -> Any:
         """The result of the function in the actor."""
         try:
+            if not self._ready:  # starting an actor is no trial's time
+                ray.get(self.actor.process.remote())
+                self._ready = True
             return ray.get(self.actor.call.remote(function, arguments), timeout=limit_s)
         except GetTimeoutError as error:
             raise TimeoutError(f"the trial took longer than {limit_s:g} s, and its worker was killed") from error

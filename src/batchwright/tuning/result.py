@@ -9,7 +9,7 @@ from typing import Any
 from batchwright.bandits import Bandit, Recommendation
 from batchwright.bandits.certificate import worst_means
 from batchwright.tuning.outcome import TuningTrial, best_of
-from batchwright.tuning.settings import TuneSettings
+from batchwright.tuning.settings import TuneSettings, untouched
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +82,9 @@ class Tuning:
                 f"perturbation; without one {setting_text(self.plain.values)} would be expected at {self.plain.mean:.4g}, and at "
                 f"{self.plain.worst:.4g} when it is off."
             )
+            still = untouched(self.settings.space, self.settings.radius or {})
+            if still:
+                lines.append(f"A perturbation of this size does not move {', '.join(still)}, which takes whole steps.")
         else:
             low, high = self._interval()
             lines.append(
