@@ -7,6 +7,7 @@ import pytest
 from tests import tuning_functions as functions
 
 import batchwright as bw
+from batchwright.core.errors import InputError
 
 pytest.importorskip("ray", reason="ray is not installed; `make integrations` installs it")
 # Ray opens sockets and files that it closes when its processes end.
@@ -84,7 +85,7 @@ def test_an_actor_over_its_time_is_killed_and_told(cluster):
 
 def test_the_searcher_asks_in_rounds_waits_between_them_and_goes_on_from_its_file(tmp_path):
     def searcher():
-        found = bw.tuning.BPESearcher(SPACE, rounds=2, parallel=3, seed=2)
+        found = bw.tuning.BPESearcher(SPACE, metric="loss", rounds=2, parallel=3, seed=2)
         found.set_search_properties("loss", "min", {"constant": 7})
         return found
 
@@ -93,6 +94,8 @@ def test_the_searcher_asks_in_rounds_waits_between_them_and_goes_on_from_its_fil
     assert all(each["constant"] == 7 for each in asked.values())
     assert first.suggest("early") is None
     first.on_trial_complete("a0", {"loss": 0.5})
+    with pytest.raises(InputError, match="metric must be one that trials report, got 'loss' and acc"):
+        first.on_trial_complete("a1", {"acc": 0.5})
     first.on_trial_complete("a1", error=True)
     first.save(str(tmp_path / "state"))
     again = searcher()
@@ -115,7 +118,7 @@ def test_ray_tune_runs_with_the_searcher(cluster, tmp_path):
     def trainable(config):
         tune.report({"loss": functions.bowl(config, 1)})
 
-    searcher = bw.tuning.BPESearcher(SPACE, rounds=2, parallel=4, seed=2)
+    searcher = bw.tuning.BPESearcher(SPACE, metric="loss", rounds=2, parallel=4, seed=2)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -125,4 +128,5 @@ def test_ray_tune_runs_with_the_searcher(cluster, tmp_path):
     )
     found = tuner.fit()
     assert len(found) == 8
+    assert not found.errors
     assert searcher.recommend().values["x"] == pytest.approx(0.3, abs=0.3)

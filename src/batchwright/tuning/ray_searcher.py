@@ -13,6 +13,7 @@ import torch
 from ray.tune.search import Searcher
 
 from batchwright.bandits import Bandit, Recommendation, Space
+from batchwright.core.checks import check_choice
 from batchwright.core.errors import CheckpointError, InputError
 from batchwright.tuning.outcome import Metric
 from batchwright.tuning.settings import TuneSettings, default_method, plan_of, radius_of
@@ -23,8 +24,8 @@ class BPESearcher(Searcher):
 
     Args:
         space: As `bandits.Space.parse` reads it. Ray's own ``param_space`` may hold constants alone.
-        metric: Reported by the trials; that of ``TuneConfig`` where left out.
-        mode: ``min`` or ``max``; likewise.
+        metric: Reported by the trials. Ray passes that of ``TuneConfig`` on only where there is a ``param_space``, so it is given here.
+        mode: ``min`` or ``max``.
         rounds: How many; 4 by default. ``TuneConfig(num_samples=...)`` must be the number of all trials, ``sum(searcher.plan)``.
         parallel: Trials in a round; 8 by default.
         trials: In all, in rounds that a schedule chooses, instead of ``parallel``.
@@ -39,8 +40,8 @@ class BPESearcher(Searcher):
         self,
         space: str | Space,
         *,
-        metric: str | None = None,
-        mode: str | None = None,
+        metric: str,
+        mode: str = "min",
         rounds: int | None = None,
         parallel: int | None = None,
         trials: int | None = None,
@@ -50,7 +51,7 @@ class BPESearcher(Searcher):
         beta: float = 4.0,
         seed: int = 0,
     ) -> None:
-        super().__init__(metric=metric, mode=mode)
+        super().__init__(metric=metric, mode=check_choice("mode", mode, ("max", "min")))
         self.space = Space.parse(space) if isinstance(space, str) else space
         self.plan = plan_of(rounds, parallel, trials, dim=self.space.dim)
         self._method = method
@@ -87,7 +88,13 @@ class BPESearcher(Searcher):
         number, bandit = self._ids.get(trial_id), self._made()
         if number is None or number not in {each.id for each in bandit.pending()}:
             return
-        value = float("nan") if error or result is None else float(result.get(self._metric or "", float("nan")))
+        value = float("nan")
+        if not error and result is not None:
+            if self.metric not in result:
+                raise InputError(
+                    f"metric must be one that trials report, got {self.metric!r} and {', '.join(sorted(result))}"
+                )
+            value = float(result[self.metric])
         seen = self._scale_of().seen(value)
         bandit.tell(None, torch.tensor([seen], dtype=torch.float64), ids=[number])
 
@@ -105,7 +112,7 @@ class BPESearcher(Searcher):
 
         state = self._made().state_dict()
         plain = {
-            "bandit": state["plain"], "ids": self._ids, "metric": self._metric, "mode": self._mode, "constants": self._constants
+            "bandit": state["plain"], "ids": self._ids, "metric": self.metric, "mode": self.mode, "constants": self._constants
         }  # fmt: skip
         save_file(state["tensors"], checkpoint_path, metadata={"plain": json.dumps(plain, default=str)})
 
@@ -142,10 +149,7 @@ class BPESearcher(Searcher):
         return self._bandit
 
     def _scale_of(self) -> Metric:
-        mode = self._mode or "min"
-        if mode not in ("min", "max"):
-            raise InputError(f"mode must be min or max, got {mode!r}")
-        return Metric(direction="above" if mode == "max" else "below", scale=self._scale)
+        return Metric(direction="above" if self.mode == "max" else "below", scale=self._scale)
 
     def _unassigned(self, bandit: Bandit) -> list[int]:
         taken = set(self._ids.values())
