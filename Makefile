@@ -40,15 +40,15 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-# The callbacks against the real libraries, in an environment of their own; `make test` skips what is not installed.
+# The callbacks, Ray and Optuna against the real libraries, in an environment of their own; `make test` skips what is not installed.
 $(INTEGRATIONS)/.libraries: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(INTEGRATIONS)
 	$(INTEGRATIONS)/bin/pip install --quiet -c constraints.txt torch
-	$(INTEGRATIONS)/bin/pip install --quiet -c constraints.txt -e ".[dev,lightning,transformers,tensorboard,wandb]"
+	$(INTEGRATIONS)/bin/pip install --quiet -c constraints.txt -e ".[dev,lightning,transformers,tensorboard,tune,wandb]"
 	touch $@
 
 integrations: $(INTEGRATIONS)/.libraries
-	OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest tests/integrations tests/test_examples.py
+	OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest tests/integrations tests/tuning tests/test_examples.py
 
 check: lint types test
 

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batchwright import adapt, bandits, capacity, gan, integrations, measure, nn, optim, planning, rl
+    from batchwright import adapt, bandits, capacity, gan, integrations, measure, nn, optim, planning, rl, tuning
     from batchwright.planning.budget import Budget
     from batchwright.planning.plan import Plan
     from batchwright.planning.planner import plan
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from batchwright.training.loop import train
     from batchwright.training.run import Run
     from batchwright.training.verify import Verification, verify
+    from batchwright.tuning.search import tune
 
 _PLACES = {
     "BatchEngine": "batchwright.training.engine",
@@ -32,9 +33,10 @@ _PLACES = {
     "Verification": "batchwright.training.verify",
     "plan": "batchwright.planning.planner",
     "train": "batchwright.training.loop",
+    "tune": "batchwright.tuning.search",
     "verify": "batchwright.training.verify",
 }
-_ROOMS = ("adapt", "bandits", "capacity", "gan", "integrations", "measure", "nn", "optim", "planning", "rl")
+_ROOMS = ("adapt", "bandits", "capacity", "gan", "integrations", "measure", "nn", "optim", "planning", "rl", "tuning")
 
 __all__ = [
     "BatchEngine",
@@ -59,6 +61,8 @@ __all__ = [
     "planning",
     "rl",
     "train",
+    "tune",
+    "tuning",
     "verify",
 ]
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.quasirandom import SobolEngine
 
 from batchwright.bandits import (
     BPE,
@@ -15,12 +16,14 @@ from batchwright.bandits import (
     Model,
     Perturbation,
     RobustBPE,
+    RobustGPBUCB,
     Space,
     Thompson,
     dense_posterior,
 )
 from batchwright.bandits.pool import Scatter, distinct, refine
 from batchwright.bandits.thompson import posterior_draws
+from batchwright.core.errors import InputError
 
 AXIS = torch.linspace(-1, 1, 9, dtype=torch.float64)
 GRID = torch.cartesian_prod(AXIS, AXIS)
@@ -155,6 +158,63 @@ def test_gp_bucb_hallucinates_its_own_mean():
         points, values = tell(bandit, function, generator)
         assert place(points) == expected
         known, told = torch.cat([known, points]), torch.cat([told, values])
+
+
+def test_robust_gp_bucb_is_stable_opt_with_hallucinated_values():
+    function, generator = of_norm(3.0, 2), torch.Generator().manual_seed(0)
+    near = (GRID[:, None] - GRID[None]).abs().amax(2) <= 0.25 + 1e-9
+    bandit = RobustGPBUCB(
+        GRID,
+        horizon=18,
+        batches=[6, 6, 6],
+        model=MODEL,
+        confidence=Confidence(beta=4.0),
+        perturbation=Perturbation(radius=0.25),
+    )
+    known, told = GRID[:0], torch.zeros(0, dtype=torch.float64)
+    for _ in range(3):
+        points, values = known, told
+        expected = []
+        for _ in range(6):
+            mean, variance = torch.zeros(81).double(), torch.ones(81).double()
+            if len(points):
+                mean, variance = dense_posterior(points, values, KERNEL, NOISE**2).at(GRID)
+            upper, lower = mean + 2 * variance.sqrt(), mean - 2 * variance.sqrt()
+            centre = int(torch.where(near, upper[None], math.inf).min(1).values.argmax())
+            expected.append(int(lower.masked_fill(~near[centre], math.inf).argmin()))
+            points = torch.cat([points, GRID[expected[-1:]]])
+            values = torch.cat([values, mean[expected[-1:]]])
+        points, values = tell(bandit, function, generator)
+        assert place(points) == expected
+        known, told = torch.cat([known, points]), torch.cat([told, values])
+
+
+def test_a_scattered_opening_is_the_sobol_sequence_and_later_rounds_are_the_methods_own():
+    space = Space.box([0] * 5, [1] * 5)
+    opened = GPBUCB(space, horizon=16, batches=[8, 8], num_candidates=64, opening="scattered", seed=3)
+    chosen = GPBUCB(space, horizon=16, batches=[8, 8], num_candidates=64, seed=3)
+    points = opened.ask()
+    sequence = SobolEngine(5, scramble=True, seed=3).draw(8, dtype=torch.float64)
+    assert torch.equal(points, space.from_unit(sequence))
+    # What is chosen without values lies farther from the middle.
+    assert (chosen.ask() - 0.5).square().sum(1).mean() > 1.5 * (points - 0.5).square().sum(1).mean()
+    opened.tell(points, points.sum(1))
+    assert not torch.equal(opened.ask(), space.from_unit(SobolEngine(5, scramble=True, seed=3).draw(16)[8:].double()))
+    with pytest.raises(InputError, match="opening must be one of chosen, scattered"):
+        GPBUCB(space, horizon=4, opening="random")
+
+
+def test_replacing_a_pending_point_makes_its_value_that_of_the_new_one():
+    space = Space.box([0] * 2, [1] * 2)
+    bandit = GPBUCB(space, horizon=8, batches=[4, 4], num_candidates=64, seed=3)
+    points = bandit.ask()
+    bandit.replace_point(2, torch.tensor([0.25, 0.75], dtype=torch.float64))
+    bandit.tell(None, points[:, 0], ids=[0, 1, 2, 3])
+    known, values, _ = bandit.evidence.data()
+    row = (known == torch.tensor([0.25, 0.75], dtype=torch.float64)).all(1)
+    assert values[row].tolist() == [float(points[2, 0])]
+    with pytest.raises(InputError, match="id must be of a pending trial"):
+        bandit.replace_point(2, points[0])
 
 
 def test_ucb_pe_takes_one_bound_and_then_variance_in_its_region():

@@ -19,6 +19,7 @@ from batchwright.bandits.perturbation import Perturbation
 from batchwright.bandits.pool import Region
 from batchwright.bandits.registry import REGISTRY
 from batchwright.bandits.robust_bpe import RobustBPE
+from batchwright.bandits.robust_gp_bucb import RobustGPBUCB
 from batchwright.bandits.schedules import batch_schedule, optimal_num_batches
 from batchwright.bandits.space import Dimension, Space
 from batchwright.bandits.thompson import Thompson
@@ -46,6 +47,7 @@ __all__ = [
     "Recommendation",
     "Region",
     "RobustBPE",
+    "RobustGPBUCB",
     "Space",
     "Thompson",
     "Trial",

@@ -48,7 +48,12 @@ class Bandit(Progress, ABC):
             self.num_refined = self.num_rounds
             failed = self.failed_points() if self.on_failure == "exclude" else self.trials.points[:0]
             self.survivors.refine(self.scatter, self.make_pool, self._num_candidates, failed, self.generator)
-        chosen = self.choose(self.posterior(), self.plan[self.num_rounds])
+        count = self.plan[self.num_rounds]
+        if self.opening == "scattered" and self.num_rounds == 0 and not self.finite:
+            # The first pool is the sequence itself, so its first points are spread evenly; should it be short, they come again.
+            chosen = torch.arange(count, device=self.device) % self.survivors.pool.num_centres
+        else:
+            chosen = self.choose(self.posterior(), count)
         pool = self.survivors.pool
         self.trials.add(pool.points[chosen], pool.encoded[chosen], chosen.cpu(), self.num_rounds)
         return pool.points[chosen].clone()
@@ -84,6 +89,19 @@ class Bandit(Progress, ABC):
     def fail(self, ids: Sequence[int]) -> None:
         """Say that trials crashed, ran out of time or were lost."""
         self.tell(None, torch.full((len(ids),), math.nan, dtype=torch.float64), ids=ids)
+
+    def replace_point(self, id: int, point: Float[Tensor, " d"]) -> None:
+        """Say that a pending trial is run at another point of a box than was asked, which is what its value will be of.
+
+        Raises:
+            InputError: If the trial is not pending, or the points are a finite set.
+        """
+        if self.finite or id not in {each.id for each in self.pending()}:
+            raise InputError(f"id must be of a pending trial on a box, got {id}")
+        place = point.to(self.device, torch.float64)
+        if not bool((self.trials.points[id] == place).all()):
+            self.trials.points[id] = place
+            self.trials.encoded[id] = self.encode(place[None])[0]
 
     def recommend(self) -> Recommendation:
         """The optimum of the posterior mean of all values over the survivors, polished on a box, with its certificate.

@@ -22,6 +22,7 @@ from batchwright.core.errors import InputError
 
 KEEPS = ("all", "round")
 ON_FAILURE = ("exclude", "retry", "worst")
+OPENINGS = ("chosen", "scattered")
 
 
 class Progress:
@@ -58,6 +59,7 @@ class Progress:
         corruption: float = 0.0,
         on_failure: str = "exclude",
         num_candidates: int | None = None,
+        opening: str = "chosen",
         seed: int = 0,
         device: str | torch.device = "cpu",
     ) -> None:
@@ -80,6 +82,8 @@ class Progress:
             on_failure: A trial without a finite value: ``exclude`` its point from the candidates, ``retry`` it in a later round where
                 it is uncertain enough, or take it for the ``worst`` value seen.
             num_candidates: Points of a box at a time.
+            opening: First round of a box: ``chosen`` as every other, or ``scattered`` evenly, by the scrambled Sobol sequence. Where
+                nothing is known, points of largest variance or bound lie in the corners, of which six dimensions have 64.
             seed: Of everything random here.
             device: Of the candidates and the linear algebra.
 
@@ -91,6 +95,7 @@ class Progress:
         self.keep = check_choice("keep", keep or self.keep_default, KEEPS)
         self.corruption = check_number("corruption", corruption, at_least=0.0)
         self.on_failure = check_choice("on_failure", on_failure, ON_FAILURE)
+        self.opening = check_choice("opening", opening, OPENINGS)
         self.device = torch.device(device)
         self.seed, self.generator = seed, torch.Generator().manual_seed(seed)
         self.finite = isinstance(space, Tensor)

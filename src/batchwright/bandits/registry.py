@@ -6,7 +6,10 @@ from batchwright.bandits.bandit import Bandit
 from batchwright.bandits.bpe import BPE
 from batchwright.bandits.gp_ucb import GPBUCB, GPUCB
 from batchwright.bandits.robust_bpe import RobustBPE
+from batchwright.bandits.robust_gp_bucb import RobustGPBUCB
 from batchwright.bandits.thompson import Thompson
 from batchwright.bandits.ucb_pe import UCBPE
 
-REGISTRY: Mapping[str, type[Bandit]] = {each.name: each for each in (BPE, RobustBPE, GPUCB, GPBUCB, UCBPE, Thompson)}
+REGISTRY: Mapping[str, type[Bandit]] = {
+    each.name: each for each in (BPE, RobustBPE, GPUCB, GPBUCB, RobustGPBUCB, UCBPE, Thompson)
+}

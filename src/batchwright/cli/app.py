@@ -16,6 +16,7 @@ from batchwright.cli.rl import rl
 from batchwright.cli.study import study
 from batchwright.cli.tasks import tasks
 from batchwright.cli.train import train
+from batchwright.cli.tune import tune
 from batchwright.core.errors import BatchwrightError, InputError, RankError
 
 app = typer.Typer(
@@ -26,12 +27,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
-for command in (demo, plan, train, rl, gan, study, report, tasks, doctor):
+for command in (demo, plan, train, tune, rl, gan, study, report, tasks, doctor):
     app.command()(command)
 
 INTERRUPTED = 130
 # Commands that several ranks would all do, each over the other's files.
-ALONE = frozenset({"demo", "plan", "rl", "gan", "study", "report"})
+ALONE = frozenset({"demo", "plan", "tune", "rl", "gan", "study", "report"})
 
 
 def main() -> None:

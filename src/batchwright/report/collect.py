@@ -13,6 +13,7 @@ from batchwright.report.plan_records import PlanRecord, VerificationRecord, pars
 from batchwright.report.rl_records import RlRecords, is_rl, read_rl
 from batchwright.report.run_records import RunRecords, read_run
 from batchwright.report.text import natural_key, plural
+from batchwright.report.tuning_records import TuningRecords, is_tuning, read_tuning
 
 PLAN_NAME = "plan.json"
 VERIFICATION_NAME = "verification.json"
@@ -41,6 +42,7 @@ class Collected:
         runs: In the order of their folders.
         rl: Runs of safe policy gradients, likewise.
         gan: Runs of GANs, likewise.
+        tuning: Searches of settings, likewise.
         warnings: One sentence for each thing that could not be read, or only in part.
     """
 
@@ -52,11 +54,12 @@ class Collected:
     warnings: tuple[str, ...]
     rl: tuple[RlRecords, ...] = ()
     gan: tuple[GanRecords, ...] = ()
+    tuning: tuple[TuningRecords, ...] = ()
 
     @property
-    def every_run(self) -> list[RunRecords | RlRecords | GanRecords]:
-        """The runs of all kinds."""
-        return [*self.runs, *self.rl, *self.gan]
+    def every_run(self) -> list[RunRecords | RlRecords | GanRecords | TuningRecords]:
+        """The runs and searches of all kinds."""
+        return [*self.runs, *self.rl, *self.gan, *self.tuning]
 
 
 def collect(folder: Path) -> Collected:
@@ -99,11 +102,11 @@ def collect(folder: Path) -> Collected:
     runs = tuple(item for item in every if isinstance(item, RunRecords))
     rl = tuple(item for item in every if isinstance(item, RlRecords))
     gan = tuple(item for item in every if isinstance(item, GanRecords))
-    if not (plans or verifications or studies or runs or rl or gan):
+    tuning = tuple(item for item in every if isinstance(item, TuningRecords))
+    if not (plans or verifications or studies or every):
         reason = f"nothing that can be read; {warnings[0]}" if warnings else "none of them; give the --out of a command"
         raise RecordError(f"{folder} must hold one of {', '.join(NAMES)}, got {reason}")
-    every_run: list[RunRecords | RlRecords | GanRecords] = [*runs, *rl, *gan]
-    torn = [run.folder for run in every_run if run.num_torn]
+    torn = [item.folder for item in every if item.num_torn]
     if torn:
         others = f" and {plural(len(torn) - 1, 'other run')}" if len(torn) > 1 else ""
         warnings.append(f"{torn[0]}{others}: a line that a kill left unfinished was passed over")
@@ -116,13 +119,16 @@ def collect(folder: Path) -> Collected:
         warnings=tuple(warnings),
         rl=rl,
         gan=gan,
+        tuning=tuning,
     )
 
 
-def _read_records(path: Path, name: str) -> RunRecords | RlRecords | GanRecords:
+def _read_records(path: Path, name: str) -> RunRecords | RlRecords | GanRecords | TuningRecords:
     folder = Path(name).parent.as_posix()
     if is_gan(path.parent):
         return read_gan(path.parent, folder)
+    if is_tuning(path.parent):
+        return read_tuning(path.parent, folder)
     return read_rl(path.parent, folder) if is_rl(path.parent) else read_run(path.parent, folder)
 
 

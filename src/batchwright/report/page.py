@@ -18,11 +18,13 @@ from batchwright.report.run_sections import failures, run_headline, run_section,
 from batchwright.report.study_sections import parse_study, record_section, study_headline
 from batchwright.report.template import fill
 from batchwright.report.text import natural_key, plural
+from batchwright.report.tuning_sections import tuning_headline, tuning_section
 
 REPORT_NAME = "report.html"
 MAX_PLANS = 6
 MAX_TASKS = 8
 MAX_STUDIES = 20
+MAX_SEARCHES = 8
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
@@ -98,6 +100,8 @@ def _headline(collected: Collected) -> str:
         return rl_headline(collected.rl)
     if collected.gan and not collected.studies:
         return gan_headline(collected.gan)
+    if collected.tuning and not collected.studies:
+        return tuning_headline(collected.tuning)
     told = [study for value in collected.studies.values() if (study := parse_study(value)) is not None]
     return study_headline(told[0]) if len(told) == 1 else plural(len(collected.studies), "study record")
 
@@ -141,6 +145,10 @@ def _parts(collected: Collected, page: Path) -> list[tuple[str, str, Html]]:
         name = f"GANs of {shorten(task, 40)}" if len(data_sets) > 1 else "GANs"
         of_set = [run for run in collected.gan if run.task == task]
         parts.append((f"gan-{number + 1}", name, gan_section(of_set, f"gan-{number + 1}", name)))
+    for number, search in enumerate(collected.tuning[:MAX_SEARCHES]):
+        name = f"Search of {shorten(search.task, 40)}" if len(collected.tuning) > 1 else "Search"
+        title = f"{name}: {search.folder}" if len(collected.tuning) > 1 else f"Search of {shorten(search.task, 40)}"
+        parts.append((f"search-{number + 1}", name, tuning_section(search, f"search-{number + 1}", title)))
     for number, (path, study) in enumerate(list(collected.studies.items())[:MAX_STUDIES]):
         anchor, told_study = f"study-{number + 1}", parse_study(study)
         if told_study is None:
@@ -167,6 +175,7 @@ def _warnings(collected: Collected) -> Html:
         (len({run.task for run in collected.rl}), MAX_TASKS, "environment"),
         (len({run.task for run in collected.gan}), MAX_TASKS, "data set"),
         (len(collected.studies), MAX_STUDIES, "study record"),
+        (len(collected.tuning), MAX_SEARCHES, "search folder"),
     ):
         if number > limit:
             lines.append(
