@@ -41,8 +41,7 @@ class Cell:
     Attributes:
         name: Unique in the study; words and slashes.
         run: A function of a module, ``run(place, **arguments)``; gives plain values for the record. Two of them are for the
-        cost and are
-            optional: ``num_gradients``, and ``seconds`` is added by the runner.
+            cost and are optional: ``num_gradients``, and ``seconds`` is added by the runner.
         arguments: Plain values.
         after: Names of the cells whose files it reads.
         weight: Relative duration; the longest begin first.
