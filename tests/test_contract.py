@@ -133,7 +133,9 @@ def declared() -> tuple[frozenset[str], dict[str, frozenset[str]]]:
     def names(requirements: list[str]) -> frozenset[str]:
         return frozenset(re.match(r"[\w.-]+", requirement).group().lower() for requirement in requirements)
 
-    extras = {name: names(wanted) for name, wanted in project["optional-dependencies"].items() if name not in ("dev", "docs")}
+    extras = {
+        name: names(wanted) for name, wanted in project["optional-dependencies"].items() if name not in ("dev", "docs")
+    }
     return names(project["dependencies"]), extras
 
 

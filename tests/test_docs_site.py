@@ -65,7 +65,9 @@ def test_there_are_the_seven_concepts_and_the_eight_how_tos():
 
 def test_a_picture_is_drawn_by_code_of_the_library():
     pytest.importorskip("matplotlib", reason="matplotlib is not installed; pip install 'batchwright[report]'")
-    code = "import pictures; assert all('<svg' in text for text in pictures.made().values()); print(len(pictures.made()))"
+    code = (
+        "import pictures; assert all('<svg' in text for text in pictures.made().values()); print(len(pictures.made()))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

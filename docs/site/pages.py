@@ -106,7 +106,5 @@ def command_line():
 
 
 def _help(command, name):
-    import click
-
-    context = click.Context(command, info_name=f"batchwright {name}", max_content_width=100, terminal_width=100)
+    context = command.make_context(f"batchwright {name}", [], resilient_parsing=True, max_content_width=100, terminal_width=100)
     return command.get_help(context).strip()

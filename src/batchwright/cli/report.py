@@ -25,6 +25,6 @@ def report(
 
     path = write_report(folder, make_folder(out) / "report.html" if out is not None else None)
     if json:
-        print_json("report", {"page": str(path)}, {})
+        print_json("report", {"page": str(path)}, {}, device)
     else:
         console().print(f"Written: {path}")

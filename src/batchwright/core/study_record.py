@@ -174,6 +174,7 @@ class StudyRecord:
         failures: One sentence a cell that failed.
         cost: What it took.
         environment: Versions and machine.
+        headline: ``what`` of the row on the paper's main claim; empty where no row is on it.
     """
 
     study: str
@@ -188,6 +189,7 @@ class StudyRecord:
     failures: tuple[str, ...]
     cost: StudyCost
     environment: Mapping[str, Any] = field(default_factory=dict)
+    headline: str = ""
 
     @property
     def verdicts(self) -> Mapping[str, int]:

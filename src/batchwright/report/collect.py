@@ -2,21 +2,23 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from batchwright.core.errors import RecordError
 from batchwright.core.records import RECORDS_NAME, read_json
+from batchwright.core.study_set import SET_NAME, StudySet
 from batchwright.report.plan_records import PlanRecord, VerificationRecord, parse_plan, parse_verification
 from batchwright.report.rl_records import RlRecords, is_rl, read_rl
 from batchwright.report.run_records import RunRecords, read_run
+from batchwright.report.study_overview import parse_set
 from batchwright.report.text import natural_key, plural
 
 PLAN_NAME = "plan.json"
 VERIFICATION_NAME = "verification.json"
 STUDY_NAME = "study.json"
-NAMES = (PLAN_NAME, VERIFICATION_NAME, STUDY_NAME, RECORDS_NAME)
+NAMES = (PLAN_NAME, VERIFICATION_NAME, STUDY_NAME, SET_NAME, RECORDS_NAME)
 
 MAX_DEPTH = 8
 MAX_FILES = 5000
@@ -39,6 +41,7 @@ class Collected:
         studies: By the path of their ``study.json``; the JSON as it is.
         runs: In the order of their folders.
         rl: Runs of safe policy gradients, likewise.
+        sets: Studies that were run together, by the path of their ``studies.json``.
         warnings: One sentence for each thing that could not be read, or only in part.
     """
 
@@ -49,6 +52,7 @@ class Collected:
     runs: tuple[RunRecords, ...]
     warnings: tuple[str, ...]
     rl: tuple[RlRecords, ...] = ()
+    sets: Mapping[str, StudySet] = field(default_factory=dict)
 
 
 def collect(folder: Path) -> Collected:
@@ -87,10 +91,11 @@ def collect(folder: Path) -> Collected:
     plans = read(PLAN_NAME, lambda path, name: parse_plan(read_json(path), name))
     verifications = read(VERIFICATION_NAME, lambda path, name: parse_verification(read_json(path), name))
     studies = read(STUDY_NAME, _read_study)
+    sets = {path: found for path, found in read(SET_NAME, _read_set).items() if found.entries}
     every = read(RECORDS_NAME, _read_records).values()
     runs = tuple(item for item in every if isinstance(item, RunRecords))
     rl = tuple(item for item in every if isinstance(item, RlRecords))
-    if not (plans or verifications or studies or runs or rl):
+    if not (plans or verifications or studies or sets or runs or rl):
         reason = f"nothing that can be read; {warnings[0]}" if warnings else "none of them; give the --out of a command"
         raise RecordError(f"{folder} must hold one of {', '.join(NAMES)}, got {reason}")
     torn = [run.folder for run in runs if run.num_torn] + [run.folder for run in rl if run.num_torn]
@@ -105,6 +110,7 @@ def collect(folder: Path) -> Collected:
         runs=runs,
         warnings=tuple(warnings),
         rl=rl,
+        sets=sets,
     )
 
 
@@ -118,6 +124,13 @@ def _read_study(path: Path, name: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise RecordError(f"{name} must hold a JSON object, got {type(value).__name__}")
     return value
+
+
+def _read_set(path: Path, name: str) -> StudySet:
+    found = parse_set(read_json(path))
+    if found is None:
+        raise RecordError(f"{name} must hold a set of studies, got another form")
+    return found
 
 
 def _find(folder: Path, warnings: list[str]) -> list[str]:

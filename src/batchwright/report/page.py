@@ -14,6 +14,7 @@ from batchwright.report.plan_records import VerificationRecord
 from batchwright.report.plan_sections import answer_cards, headline, plan_parts, verification_section
 from batchwright.report.rl_sections import rl_headline, rl_section
 from batchwright.report.run_sections import failures, run_headline, run_section, warnings
+from batchwright.report.study_overview import overview_headline, overview_section
 from batchwright.report.study_sections import parse_study, record_section, study_headline
 from batchwright.report.template import fill
 from batchwright.report.text import natural_key, plural
@@ -96,7 +97,10 @@ def _headline(collected: Collected) -> str:
     if collected.rl and not collected.studies:
         return rl_headline(collected.rl)
     told = [study for value in collected.studies.values() if (study := parse_study(value)) is not None]
-    return study_headline(told[0]) if len(told) == 1 else plural(len(collected.studies), "study record")
+    lost = [entry for found in collected.sets.values() for entry in found.entries if entry.error]
+    if len(told) + len(lost) > 1 or lost:
+        return overview_headline(told, lost)
+    return study_headline(told[0]) if told else plural(len(collected.studies), "study record")
 
 
 def _parts(collected: Collected, page: Path) -> list[tuple[str, str, Html]]:
@@ -133,8 +137,13 @@ def _parts(collected: Collected, page: Path) -> list[tuple[str, str, Html]]:
         name = f"Policy gradients of {shorten(task, 40)}" if len(environments) > 1 else "Policy gradients"
         of_task = [run for run in collected.rl if run.task == task]
         parts.append((f"rl-{number + 1}", name, rl_section(of_task, f"rl-{number + 1}", name)))
-    for number, (path, study) in enumerate(list(collected.studies.items())[:MAX_STUDIES]):
-        anchor, told_study = f"study-{number + 1}", parse_study(study)
+    shown = [
+        (f"study-{i + 1}", path, study) for i, (path, study) in enumerate(collected.studies.items()) if i < MAX_STUDIES
+    ]
+    known = [(anchor, told) for anchor, _, study in shown if (told := parse_study(study)) is not None]
+    parts.append(("studies", "Papers", overview_section(known, collected.sets)))
+    for number, (anchor, path, study) in enumerate(shown):
+        told_study = parse_study(study)
         if told_study is None:
             parts.append((anchor, f"Study {number + 1}", study_section(study, anchor, path)))
         else:

@@ -124,6 +124,7 @@ def run_study(
             num_gradients=sum(float(line.get("num_gradients", 0.0)) for line in ordered.values()),
         ),
         environment=environment(chosen),
+        headline=next((row.what for row in summary.rows if study.headline and study.headline in row.what), ""),
     )
     write_figures(out / "figures", record.figures)
     write_json(out / STUDY_NAME, record)

@@ -76,6 +76,7 @@ class Study:
         needs_data: Presets that need a data root.
         more_presets: Presets that it has beside `PRESETS`.
         options: What the command line may tell it beside these, with what holds where it is left out.
+        headline: Part of the ``what`` of the row on the paper's main claim, by which pages that show many papers tell this one.
         configure: ``configure(options, data_root)``: the study for these options, each of them given; needed where there are any.
     """
 
@@ -87,6 +88,7 @@ class Study:
     needs_data: tuple[str, ...] = ()
     more_presets: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict, hash=False)
+    headline: str = ""
     configure: "Callable[[Mapping[str, str], Path | None], Study] | None" = None
 
     def configured(self, options: Mapping[str, str], data_root: Path | None) -> "Study":

@@ -117,4 +117,5 @@ CRITICAL_BATCH = Study(
     more_presets=(RACE,),
     options=OPTIONS,
     configure=configure,
+    headline="critical batch size of muon over that of",
 )
