@@ -284,3 +284,16 @@ def test_brackets_are_printed_as_they_are(capsys):
 
     console().print("pip install 'batchwright[report]'")
     assert "batchwright[report]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--watch", "--json"], "--json must be left out with --watch"),
+        (["--watch", "--out", "x"], "--out must be left out with --watch"),
+        (["--port", "8000"], "--port must go with --watch"),
+        (["--watch", "--port", "99999"], "--port"),
+    ],
+)
+def test_what_does_not_go_with_a_served_page_is_one_line(capsys, tmp_path, options, words):
+    assert words in failure(capsys, ["report", str(tmp_path), *options], 2)

@@ -68,7 +68,10 @@ EXPLAINED_BY_THEIR_NAMES = {"batch_size", "micro_batch_size", "max_examples", "d
 @pytest.mark.parametrize("flag", sorted(flag for flag, places in options().items() if len(places) > 1))
 def test_an_option_means_the_same_in_every_command(flag):
     places = options()[flag]
-    meanings = {(each.help, str(each.type_descriptor), each.name, each.multiple) for each in places.values()}
+    meanings = {
+        (each.help, str(getattr(each.type_descriptor, "annotation", None)), each.name, each.multiple)
+        for each in places.values()
+    }
     assert len(meanings) == 1, {name: parameter.help for name, parameter in places.items()}
 
 

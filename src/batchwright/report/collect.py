@@ -28,6 +28,8 @@ SKIPPED = frozenset({"checkpoints", "__pycache__", "node_modules"})
 DAMAGE = (ValueError, TypeError, KeyError, OverflowError, RecursionError, AttributeError)
 
 Item = TypeVar("Item")
+# By path: the state of the file, and what was read of it or why nothing was.
+ReadBefore = dict[str, tuple[tuple[int, int], Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +57,7 @@ class Collected:
     sets: Mapping[str, StudySet] = field(default_factory=dict)
 
 
-def collect(folder: Path) -> Collected:
+def collect(folder: Path, read_before: ReadBefore | None = None) -> Collected:
     """Read everything in ``folder`` that a report can show.
 
     Folders deeper than `MAX_DEPTH`, hidden ones, links to folders and ``checkpoints`` are not entered, and at most `MAX_FILES`
@@ -63,6 +65,7 @@ def collect(folder: Path) -> Collected:
 
     Args:
         folder: A plan folder, a run folder, or one that holds such.
+        read_before: What was read of it before; a file that is as it was is not read again. Filled anew.
 
     Raises:
         RecordError: If it holds nothing that can be read.
@@ -82,7 +85,7 @@ def collect(folder: Path) -> Collected:
         items: dict[str, Item] = {}
         for path in (path for path in found if Path(path).name == name):
             try:
-                items[path] = reader(folder / path, path)
+                items[path] = _again(folder / path, path, reader, read_before)
             except DAMAGE as error:
                 reason = str(error) if isinstance(error, RecordError) else f"{type(error).__name__}: {error}"
                 warnings.append(f"{path} is left out, it cannot be read: {reason.replace(f'{folder}/', '')}")
@@ -112,6 +115,30 @@ def collect(folder: Path) -> Collected:
         rl=rl,
         sets=sets,
     )
+
+
+def state_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Time and size of every file that a report of the folder reads: two states are equal where nothing changed."""
+    return {path: _state(folder / path) for path in sorted(_walk(folder))}
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, -1)
+    return (found.st_mtime_ns, found.st_size)
+
+
+def _again(path: Path, name: str, reader: Callable[[Path, str], Item], before: ReadBefore | None) -> Item:
+    """What the reader makes of the file, from before where the file is as it was."""
+    if before is None:
+        return reader(path, name)
+    state = _state(path)
+    if name not in before or before[name][0] != state:
+        before[name] = (state, reader(path, name))
+    item: Item = before[name][1]
+    return item
 
 
 def _read_records(path: Path, name: str) -> RunRecords | RlRecords:

@@ -53,6 +53,17 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
 
 def render(collected: Collected, page: Path) -> str:
     """The page as text, with links as seen from the file ``page``."""
+    title, body = contents(collected, page)
+    return fill(title=title, body=body, plotly=plotly_script())
+
+
+def plotly_script() -> str:
+    """What draws the figures; it is inside of the page."""
+    return get_plotlyjs().replace("\r\n", "\n")
+
+
+def contents(collected: Collected, page: Path) -> tuple[str, str]:
+    """Title and body of the page as HTML, with links as seen from the file ``page``."""
     title = _headline(collected)
     parts = _parts(collected, page)
     links = [tag("a", name, href=f"#{anchor}") for anchor, name, content in parts if content]
@@ -83,7 +94,7 @@ def render(collected: Collected, page: Path) -> str:
     )
     name = tag("title", f"{shorten(title, 120)} – Batchwright")
     plain = Html(name.removeprefix("<title>").removesuffix("</title>"))
-    return fill(title=plain, body=body, plotly=get_plotlyjs().replace("\r\n", "\n"))
+    return plain, body
 
 
 def _headline(collected: Collected) -> str:
