@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from batchwright.measure.short_run import short_run
 from batchwright.planning import TokenPlan, load_plan, token_budget, token_planner
 from batchwright.planning.token_base import FoundBase, find_base
 from batchwright.planning.token_planner import default_budget, scion_of
+from batchwright.planning.token_travel import TRAVEL, early_travel
 
 EUCLIDEAN = {"overrides": {"*": "euclidean"}, "radii": {"default": 2.0, "vector": 2.0}, "scaled": False}
 
@@ -112,6 +114,50 @@ def test_the_constants_are_those_of_the_ball_and_the_regime_follows():
     # (mu rho sigma / L)^2 is far below a batch of thousands, and so is (T mu rho sigma / L)^(2/3).
     assert quiet.batch_size > quiet.token_regime.steps_threshold.high
     assert quiet.token_regime.name == "steps"
+
+
+def test_a_base_that_ends_too_early_leaves_the_step_size_to_the_prior(monkeypatch):
+    """8,000 tokens at batch 32 are 250 steps; a base of 125 steps at 1e-4 crosses 0.0125 of the radius, and tuned runs 0.1 at least."""
+    found = FoundBase(
+        batch_size=8,
+        lr=1e-4,
+        batch_sizes=Interval(value=8.0, low=4.0, high=16.0),
+        lrs=Interval(value=1e-4, low=5e-5, high=2e-4),
+        num_examples=1000,
+        lr_exponent=-1.0,
+        pilot_batch_size=8,
+        pilot_lr=1e-4,
+        tried=(),
+        seconds=1.0,
+        total_examples=5000,
+    )
+    monkeypatch.setattr(token_planner, "find_base", lambda *_, **__: found)
+    published = valley(noise=1.0, optimizer=bw.OptimizerSpec(name="sgd", lr=0.1), sequence_length=1)
+    early = plan(published, base=None, tokens=8000)
+    assert (early.batch_size, early.num_steps, early.lr_source) == (32, 250, "prior")
+    assert early.lr == early.optimizer.lr == early.stages[0].lr == pytest.approx(TRAVEL.value / 250)
+    assert (early.intervals["lr"].low, early.intervals["lr"].high) == pytest.approx(
+        (TRAVEL.low / 250, TRAVEL.high / 250)
+    )
+    assert early.reasons["lr"].startswith("A PRIOR, not measured")
+    assert any("the step size is no measurement" in warning for warning in early.warnings)
+    assert not any("too small" in warning for warning in early.warnings)
+    # Later stages follow the rule from there: twice the tokens, the step size over 2^(1/3).
+    staged = plan(published, base=None, tokens=16_000, restart_at=[8000])
+    assert staged.stages[0].lr == pytest.approx(TRAVEL.value / 250)
+    assert staged.stages[1].lr == pytest.approx(TRAVEL.value / 250 * (50 / 32) / 2)  # 32 * 2^(2/3) = 50.8
+    # Not where the prior does not hold: radii of the task's own, a run that is no longer, a base that its user gave.
+    assert plan(base=None, tokens=8000).lr_source == "base"
+    assert plan(published, base=None, tokens=1000).lr_source == "base"
+    assert plan(published, base=base(lr=1e-4), tokens=8000).lr == pytest.approx(1e-4 / 2)
+
+
+@pytest.mark.parametrize(("lr", "way"), [(0.0007, TRAVEL), (0.0009, None)])
+def test_a_base_that_crosses_as_much_as_tuned_runs_is_carried(lr, way):
+    """125 steps: 0.0875 and 0.1125 of the radius."""
+    spec = scion_of(valley(noise=1.0, optimizer=bw.OptimizerSpec(name="sgd", lr=0.1)))
+    assert early_travel(base(lr=lr), spec, 8000) == way
+    assert early_travel(base(lr=lr), replace(spec, options={"radii": {"default": 10.0}}), 8000) is None
 
 
 def test_the_search_finds_the_best_of_a_full_grid():

@@ -185,9 +185,11 @@ def _print(plan: Any, path: Path | None) -> None:
             screen.print(
                 f"To {stage.tokens:,} tokens: batch size {stage.batch_size:,}, lr {stage.lr:.3g}, {stage.num_steps:,} steps."
             )
+    which = "batch size and steps" if plan.lr_source == "prior" else "batch size, step size and steps"
+    prior = "; that of the step size is the span of tuned runs, no 95 %" if plan.lr_source == "prior" else ""
     screen.print(
-        "How sure: the intervals of batch size, step size and steps hold what the short runs do not tell apart and both rules of the "
-        "paper (2/3 and 1/2 in the exponent); those of the constants and of the regime the scatter along the pilot."
+        f"How sure: the intervals of {which} hold what the short runs do not tell apart and both rules of the "
+        f"paper (2/3 and 1/2 in the exponent){prior}; those of the constants and of the regime the scatter along the pilot."
         if plan.tried
         else "How sure: the intervals of batch size, step size and steps hold both rules of the paper (2/3 and 1/2 in the "
         "exponent) and take the base as given; those of the constants and of the regime the scatter along the pilot."

@@ -55,6 +55,8 @@ class TokenPlan:
         max_batch_size: No stage has more.
         base: The settings that the rule starts from.
         base_source: Where they come from: ``given`` or ``measured``.
+        lr_source: Where the step size comes from: the ``base``, by the rule, or a ``prior`` of how far tuned runs cross the ball, where
+            the runs of a measured base end too early for the rule.
         constants: Measured at a given base, or at the default batch size, in the norm of the ball of the step.
         token_regime: Of the run as planned, at its total.
         tried: The short runs behind a measured base.
@@ -92,6 +94,7 @@ class TokenPlan:
     warnings: tuple[str, ...]
     seed: int
     environment: Mapping[str, object] = field(default_factory=dict)
+    lr_source: str = "base"
     kind: str = KIND
     schema: int = TOKEN_PLAN_SCHEMA
 

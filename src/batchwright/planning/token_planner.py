@@ -33,6 +33,7 @@ from batchwright.planning.token_budget import TokenBudget, token_budget
 from batchwright.planning.token_plan import Stage, TokenPlan
 from batchwright.planning.token_reasons import TRUSTED_RATIO, reasons_of, warnings_of
 from batchwright.planning.token_regime import token_regime
+from batchwright.planning.token_travel import early_travel
 from batchwright.tasks.task import OptimizerSpec, Task
 
 # Parts of the budget: the short runs of the search, and the gradients behind the constants.
@@ -257,6 +258,9 @@ class _TokenPlanner:
         first, total, length = self.totals[0], self.totals[-1], self.length
         multiple_of = 8 if base.batch_size * (first / base.tokens) ** (2 / 3) >= ROUND_FROM else 1
         now = self.carried(base, first, multiple_of)
+        way = early_travel(base, spec, first) if found else None
+        if way is not None:
+            now = replace(now, lr=way.value / now.num_steps)
         if now.lr > 1:
             raise InputError(
                 f"tokens must leave room for the rule, got {first:,} against {base.tokens:,.0f} of the base, where the step size "
@@ -273,7 +277,7 @@ class _TokenPlanner:
         last = settings[-1]
         regime = token_regime(constants, batch_size=last.batch_size, sequence_length=length, tokens=total)
         intervals = {
-            **self.intervals(base, found, now, first),
+            **self.intervals(base, found, now, first, way),
             "smoothness": constants.smoothness,
             "mu": constants.mu,
             "rho": constants.rho,
@@ -298,13 +302,14 @@ class _TokenPlanner:
             max_batch_size=self.limit,
             base=base,
             base_source="measured" if found else "given",
+            lr_source="prior" if way else "base",
             constants=constants,
             token_regime=regime,
             tried=found.tried if found else (),
             intervals=intervals,
-            reasons=reasons_of(self.task, spec, base, found, stages, micro, ceiling.max_micro_batch_size, regime),
+            reasons=reasons_of(self.task, spec, base, found, way, stages, micro, ceiling.max_micro_batch_size, regime),
             cost=cost,
-            warnings=warnings_of(self.task, base, found, self.totals, start_norm, stages, self.limit)
+            warnings=warnings_of(self.task, base, found, way, self.totals, start_norm, stages, self.limit)
             + tuple(ceiling.warnings),
             seed=self.seed,
             environment=environment(self.device),
@@ -314,7 +319,7 @@ class _TokenPlanner:
         return token_budget(base=base, tokens=float(tokens), multiple_of=multiple_of, max_batch_size=self.limit)
 
     def intervals(
-        self, base: TokenBudget, found: FoundBase | None, now: TokenBudget, tokens: int
+        self, base: TokenBudget, found: FoundBase | None, now: TokenBudget, tokens: int, way: Interval | None
     ) -> dict[str, Interval]:
         """Of the decisions: over the settings that the short runs do not tell from the best, and over both rules of the paper."""
         sizes = found.batch_sizes if found else _point(float(base.batch_size))
@@ -329,8 +334,10 @@ class _TokenPlanner:
         )
         examples = tokens / self.length
         steps = examples / now.batch_size
-        lr_high = max(lrs.high * shrinks[1], now.lr)
-        if ratio > TRUSTED_RATIO:
+        lr_low, lr_high = min(lrs.low * shrinks[0], now.lr), max(lrs.high * shrinks[1], now.lr)
+        if way is not None:
+            lr_low, lr_high = way.low / now.num_steps, way.high / now.num_steps
+        elif ratio > TRUSTED_RATIO:
             # Far from the base only the end is known: the best step size times the steps was 0.5 to 2 in T3.3, 1.8 in the paper's runs.
             lr_high = max(lr_high, 1 / steps)
         elif found is not None and not found.follows_rule:
@@ -340,7 +347,7 @@ class _TokenPlanner:
             "base_batch_size": sizes,
             "base_lr": lrs,
             "batch_size": wanted,
-            "lr": Interval(value=now.lr, low=min(lrs.low * shrinks[0], now.lr), high=lr_high),
+            "lr": Interval(value=now.lr, low=lr_low, high=lr_high),
             "num_steps": Interval(value=steps, low=examples / wanted.high, high=examples / wanted.low),
         }
 

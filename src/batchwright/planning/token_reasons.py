@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+from batchwright.core.statistics import Interval
 from batchwright.optim.build import RADII
 from batchwright.planning.token_base import TOLERANCE, FoundBase
 from batchwright.planning.token_budget import TokenBudget
 from batchwright.planning.token_plan import Stage
 from batchwright.planning.token_regime import TokenRegime
+from batchwright.planning.token_travel import travel
 from batchwright.tasks.task import OptimizerSpec, Task
 
 # The paper carried settings over a factor of 8 in tokens; farther is a guess from a law.
@@ -18,6 +20,7 @@ def reasons_of(
     spec: OptimizerSpec,
     base: TokenBudget,
     found: FoundBase | None,
+    way: Interval | None,
     stages: Sequence[Stage],
     micro_batch_size: int,
     max_micro_batch_size: int,
@@ -36,9 +39,7 @@ def reasons_of(
     reasons = {
         "batch_size": f"{base.batch_size} of {where} times {ratio:.3g}^(2/3) (BST rule), rounded down"
         + (", no more than allowed" if first.batch_size < 0.8 * base.batch_size * ratio ** (2 / 3) else ""),
-        # The number stands in a table, away from the notes: what is known to be wrong with it goes with it.
-        "lr": f"{base.lr:.3g} of {where}, as the same multiple of one over the number of steps"
-        + ("; LIKELY TOO SMALL, carried too far (see the notes)" if totals[-1] / base.tokens > TRUSTED_RATIO else ""),
+        "lr": _lr_reason(base, way, first, far=totals[-1] / base.tokens > TRUSTED_RATIO),
         "num_steps": f"{first.tokens:,} tokens over {first.batch_size} x {regime.batch_tokens // stages[-1].batch_size} a step",
         "micro_batch_size": (
             f"the whole batch fits in memory (ceiling {max_micro_batch_size})"
@@ -66,6 +67,17 @@ def reasons_of(
     return reasons
 
 
+def _lr_reason(base: TokenBudget, way: Interval | None, first: Stage, *, far: bool) -> str:
+    if way is not None:
+        return (
+            f"A PRIOR, not measured: tuned runs cross {way.value:g} of the ball's radius ({way.low:g} to {way.high:g}), here in "
+            f"{first.num_steps:,} steps; the short runs end too early for the rule, at {travel(base):.1g} (see the notes)"
+        )
+    # The number stands in a table, away from the notes: what is known to be wrong with it goes with it.
+    doubt = "; LIKELY TOO SMALL, carried too far (see the notes)" if far else ""
+    return f"{base.lr:.3g} of the base of {base.tokens:,.0f} tokens, as the same multiple of one over the number of steps{doubt}"
+
+
 def _optimizer_reason(task: Task, spec: OptimizerSpec) -> str:
     radii = {**RADII, **spec.options.get("radii", {})}
     told = ", ".join(f"{'others' if kind == 'default' else kind} {radius:g}" for kind, radius in radii.items())
@@ -78,6 +90,7 @@ def warnings_of(
     task: Task,
     base: TokenBudget,
     found: FoundBase | None,
+    way: Interval | None,
     totals: Sequence[int],
     start_norm: float,
     stages: Sequence[Stage],
@@ -88,16 +101,23 @@ def warnings_of(
     ratio = totals[-1] / base.tokens
     if not 1 / TRUSTED_RATIO <= ratio <= TRUSTED_RATIO:
         way_out = "raise --budget-steps" if found else "tune nearer to it"
-        told.append(
-            f"the settings are carried over a factor of {ratio:.3g} in tokens; the paper did it over 8"
-            + (
-                ""
-                if ratio < 1
-                else ", and from runs that short the step size comes out too small (docs/token_budget.md)"
-            )
-            + f". For a nearer base {way_out}"
+        too_small = (
+            ""
+            if ratio < 1 or way
+            else ", and from runs that short the step size comes out too small (docs/token_budget.md)"
         )
-    if found is not None and not found.follows_rule and ratio > 1:
+        what = "batch size is" if way else "settings are"
+        told.append(
+            f"the {what} carried over a factor of {ratio:.3g} in tokens; the paper did it over 8{too_small}. "
+            f"For a nearer base {way_out}"
+        )
+    if way is not None:
+        told.append(
+            f"the step size is no measurement: the best one of runs of {base.tokens:,.0f} tokens crosses {travel(base):.1g} of the "
+            f"ball's radius, and tuned runs of more tokens crossed {way.low:g} to {way.high:g}. Try a factor of 2 and 4 to either "
+            "side, or give a base from a longer run: --base-batch-size, --base-lr and --base-tokens"
+        )
+    elif found is not None and not found.follows_rule and ratio > 1:
         told.append(
             "the step size is likely too small: from a quarter of the short runs to their end the best one went as tokens to the "
             f"power {found.lr_exponent:+.1f}, where the rule has -1. So the runs are too short for the rule; the interval reaches as "

@@ -4,7 +4,6 @@ Source: Papini et al. (2022), table of smoothing constants; the extension to sev
 `GaussianPolicy.smoothing`.
 """
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 
@@ -14,17 +13,17 @@ from torch import Tensor
 
 from batchwright.core.checks import check_int, check_number
 from batchwright.core.errors import InputError
-from batchwright.rl.networks import Network
+from batchwright.rl.own_policy import OwnPolicy
 from batchwright.rl.policies import Smoothing
 
 # Of the logarithm of a standard deviation: E|x²-1|, E(x²-1)² and the second derivative's bound E 2x², for x ~ N(0, 1).
 LOG_STD = Smoothing(psi=4 / math.sqrt(2 * math.pi * math.e), kappa=2.0, xi=2.0)
 
 
-class GaussianPolicy:
+class GaussianPolicy(OwnPolicy):
     """``a ~ N(mean(s), diag(std²))``, never clipped: an environment may clip what it gets, the score is of the raw draw.
 
-    The parameters are those of the mean and, with ``learn_std``, one logarithm of the standard deviation an action.
+    The parameters are those of the mean and then, with ``learn_std``, one logarithm of the standard deviation an action.
 
     Args:
         observation_dim: ``S``.
@@ -63,46 +62,31 @@ class GaussianPolicy:
         smoothing: Smoothing | None = None,
         seed: int = 0,
     ) -> None:
-        self.observation_dim = check_int("observation_dim", observation_dim, at_least=1)
         self.action_dim = check_int("action_dim", action_dim, at_least=1)
-        if (features is None) != (num_features is None):
-            raise InputError(f"features and num_features must be given together, got num_features={num_features}")
+        super().__init__(
+            observation_dim,
+            action_dim,
+            hidden=hidden,
+            features=features,
+            num_features=num_features,
+            feature_bound=feature_bound,
+            smoothing=smoothing,
+            seed=seed,
+        )
         stds = [float(std)] * action_dim if isinstance(std, int | float) else [float(each) for each in std]
         if len(stds) != action_dim:
             raise InputError(f"std must hold one number or one an action ({action_dim}), got {len(stds)}")
         for each in stds:
             check_number("std", each, above=0.0)
         self.learn_std = learn_std
-        self._features, self._feature_bound, self._given = features, feature_bound, smoothing
-        self._network = Network(
-            inputs=num_features or observation_dim, outputs=action_dim, hidden=tuple(int(width) for width in hidden)
-        )
         self._log_std = torch.tensor(stds, dtype=torch.float64).log()
-        start = self._network.initial(torch.Generator().manual_seed(seed)).double()
-        self._theta = torch.cat([start, self._log_std]) if learn_std else start
-
-    @property
-    def theta(self) -> Float[Tensor, " m"]:
-        """A copy of the parameters, in double precision: the mean's, then ``log std`` if it is learned."""
-        return self._theta.clone()
-
-    @property
-    def num_parameters(self) -> int:
-        """``m``."""
-        return len(self._theta)
+        if learn_std:
+            self._theta = torch.cat([self._theta, self._log_std])
 
     @property
     def std(self) -> Float[Tensor, " A"]:
         """Standard deviation of each action."""
         return (self._theta[-self.action_dim :] if self.learn_std else self._log_std).exp()
-
-    def at(self, theta: Float[Tensor, " m"]) -> "GaussianPolicy":
-        """This policy at other parameters."""
-        if theta.shape != self._theta.shape:
-            raise InputError(f"theta must have shape {tuple(self._theta.shape)}, got {tuple(theta.shape)}")
-        other = copy.copy(self)
-        other._theta = theta.detach().to(self._theta.dtype).cpu().clone()
-        return other
 
     def mean(self, observations: Float[Tensor, "*N S"]) -> Float[Tensor, "*N A"]:
         """Mean action."""
@@ -162,16 +146,6 @@ class GaussianPolicy:
         ratio = bound / float(self.std.min())
         norm = math.sqrt(2) * math.exp(math.lgamma((num_actions + 1) / 2) - math.lgamma(num_actions / 2))
         return Smoothing(psi=norm * ratio, kappa=num_actions * ratio**2, xi=ratio**2, sub_gaussian=ratio)
-
-    def _bound(self, observation_bound: float) -> float:
-        if self._features is None:
-            return observation_bound
-        if self._feature_bound is None:
-            raise InputError("feature_bound must be given to a policy with features, got None; bound each component")
-        return self._feature_bound
-
-    def _phi(self, observations: Tensor) -> Tensor:
-        return observations if self._features is None else self._features(observations)
 
     def _mean_theta(self, like: Tensor) -> Tensor:
         return (self._theta[: -self.action_dim] if self.learn_std else self._theta).to(like)

@@ -3,7 +3,6 @@
 Source: Papini et al. (2022), table of smoothing constants.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -11,12 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from batchwright.core.checks import check_int, check_number
-from batchwright.core.errors import InputError
-from batchwright.rl.networks import Network
+from batchwright.rl.own_policy import OwnPolicy
 from batchwright.rl.policies import Smoothing
 
 
-class SoftmaxPolicy:
+class SoftmaxPolicy(OwnPolicy):
     """``P(a | s) = exp(h_a(s) / tau) / sum_b exp(h_b(s) / tau)``.
 
     Args:
@@ -49,34 +47,18 @@ class SoftmaxPolicy:
         smoothing: Smoothing | None = None,
         seed: int = 0,
     ) -> None:
-        self.observation_dim = check_int("observation_dim", observation_dim, at_least=1)
         self.num_actions = check_int("num_actions", num_actions, at_least=2)
         self.temperature = check_number("temperature", temperature, above=0.0)
-        if (features is None) != (num_features is None):
-            raise InputError(f"features and num_features must be given together, got num_features={num_features}")
-        self._features, self._feature_bound, self._given = features, feature_bound, smoothing
-        self._network = Network(
-            inputs=num_features or observation_dim, outputs=num_actions, hidden=tuple(int(width) for width in hidden)
+        super().__init__(
+            observation_dim,
+            num_actions,
+            hidden=hidden,
+            features=features,
+            num_features=num_features,
+            feature_bound=feature_bound,
+            smoothing=smoothing,
+            seed=seed,
         )
-        self._theta = self._network.initial(torch.Generator().manual_seed(seed)).double()
-
-    @property
-    def theta(self) -> Float[Tensor, " m"]:
-        """A copy of the parameters, in double precision."""
-        return self._theta.clone()
-
-    @property
-    def num_parameters(self) -> int:
-        """``m``."""
-        return len(self._theta)
-
-    def at(self, theta: Float[Tensor, " m"]) -> "SoftmaxPolicy":
-        """This policy at other parameters."""
-        if theta.shape != self._theta.shape:
-            raise InputError(f"theta must have shape {tuple(self._theta.shape)}, got {tuple(theta.shape)}")
-        other = copy.copy(self)
-        other._theta = theta.detach().to(self._theta.dtype).cpu().clone()
-        return other
 
     def sample(self, observations: Float[Tensor, "*N S"], generator: torch.Generator) -> Int[Tensor, "*N"]:
         """One action an observation, by inversion of the distribution function: one uniform number each."""
@@ -118,16 +100,6 @@ class SoftmaxPolicy:
             return self._given
         ratio = self._bound(observation_bound) / self.temperature
         return Smoothing(psi=ratio / 2, kappa=ratio**2 / 4, xi=ratio**2 / 4, score_bound=ratio)
-
-    def _bound(self, observation_bound: float) -> float:
-        if self._features is None:
-            return observation_bound
-        if self._feature_bound is None:
-            raise InputError("feature_bound must be given to a policy with features, got None; bound each component")
-        return self._feature_bound
-
-    def _phi(self, observations: Tensor) -> Tensor:
-        return observations if self._features is None else self._features(observations)
 
     def _log_probs(self, observations: Tensor) -> Tensor:
         x = self._phi(observations)

@@ -5,6 +5,7 @@ All of it goes through the hosts (gloo), never through a device, so that nothing
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -220,6 +221,10 @@ def job_size() -> int:
 # The addresses of a process's groups: each has its own name in one store, which lives as long as the process.
 _store: Any = None
 _groups_made = 0
+# A wrapped model keeps its process group, and so gloo's threads, past the group's end. One of them may still have to
+# drop the tensors of the last collective, for which it needs the interpreter; where that is going down already, the
+# whole process aborts after a good run, and torchrun starts the job anew. Asleep, this thread gives them their turn.
+LAST_WORDS_S = 0.3
 
 
 @contextmanager
@@ -261,5 +266,6 @@ def process_group(device: str) -> Iterator[Group]:
         group = Processes()
         yield group
         group.settle()  # nobody leaves while another still needs it
+        time.sleep(LAST_WORDS_S)
     finally:
         dist.destroy_process_group()
