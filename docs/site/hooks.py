@@ -19,6 +19,7 @@ import pages  # noqa: E402
 import pictures  # noqa: E402
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
+SCHEMA = "envelope.schema.json"
 EXAMPLE = re.compile(r"\]\((?:\.\./)+examples/(\w+)\.py\)")
 PICTURES = "pictures"
 made = {}
@@ -36,6 +37,7 @@ def on_files(files, config):
     """Pages and pictures that no file of the repository holds."""
     if not made:
         made.update(pages.made())
+        made[SCHEMA] = (ROOT / "src" / "batchwright" / "cli" / SCHEMA).read_text(encoding="utf-8")
         made.update({f"{PICTURES}/{name}.svg": text for name, text in pictures.made().items()})
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))
@@ -45,6 +47,7 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     """A link to a script of the gallery leads to its place on the gallery's page."""
     up = "../" * page.file.src_uri.count("/")
+    markdown = markdown.replace(f"](../src/batchwright/cli/{SCHEMA})", f"]({SCHEMA})")
     return EXAMPLE.sub(lambda found: f"]({up}gallery.md#{found[1]})", markdown)
 
 

@@ -29,7 +29,13 @@ def rooms():
 
 def names_of(room):
     """The exported names of a room."""
-    return sorted(importlib.import_module(f"batchwright.{room}").__all__, key=str.lower)
+    module = importlib.import_module(f"batchwright.{room}")
+    return sorted({*module.__all__, *late(module)}, key=str.lower)
+
+
+def late(module):
+    """Names that a room imports when they are first asked for, because they need an extra, with their modules."""
+    return getattr(module, "_PLACES", {})
 
 
 def made():
@@ -55,7 +61,10 @@ def _api_index(top):
 
 
 def _entry(module, name):
-    value = getattr(importlib.import_module(module), name)
+    room = importlib.import_module(module)
+    if room is not batchwright and name in late(room):
+        return f"::: {late(room)[name]}.{name}"
+    value = getattr(room, name)
     home = getattr(value, "__module__", None)
     if isinstance(value, type) or callable(value):
         return f"::: {home}.{value.__name__}" if _is_there(home, value) else f"## {name}\n\nSee `{home}`."
