@@ -28,7 +28,9 @@ made = {}
 def on_config(config):
     """The navigation goes on with the API, a page a room, and the decisions in their order."""
     api = [{"Overview": "api/index.md"}, *({room: f"api/{room}.md"} for room in pages.rooms())]
-    decisions = [{pages.title(path): f"decisions/{path.name}"} for path in sorted((HERE.parent / "decisions").glob("*.md"))]
+    decisions = [
+        {pages.title(path): f"decisions/{path.name}"} for path in sorted((HERE.parent / "decisions").glob("*.md"))
+    ]
     config["nav"] += [{"API": api}, {"Decisions": decisions}]
     return config
 

@@ -43,7 +43,11 @@ def made():
     top = [name for name in batchwright.__all__ if name not in batchwright._ROOMS]
     pages = {"api/index.md": _api_index(top), "gallery.md": gallery(), "cli.md": command_line()}
     for room in rooms():
-        parts = [f"# bw.{room}", ROOM_WORDS.get(room, ""), "In shapes: `B` batch, `N` data set, `D` parameters or dimensions, `C` channels or classes, `Q` points a round, `T` time."]
+        parts = [
+            f"# bw.{room}",
+            ROOM_WORDS.get(room, ""),
+            "In shapes: `B` batch, `N` data set, `D` parameters or dimensions, `C` channels or classes, `Q` points a round, `T` time.",
+        ]
         parts += [_entry(f"batchwright.{room}", name) for name in names_of(room)]
         pages[f"api/{room}.md"] = "\n\n".join(parts) + "\n"
     return pages
@@ -55,7 +59,11 @@ def _api_index(top):
     inside = {name: room for room in rooms() for name in names_of(room)}
     for name in top:
         # A name is described once, in its room where that exports it too.
-        told = f"## bw.{name} {{ #{name} }}\n\nIn [bw.{inside[name]}]({inside[name]}.md)." if name in inside else _entry("batchwright", name)
+        told = (
+            f"## bw.{name} {{ #{name} }}\n\nIn [bw.{inside[name]}]({inside[name]}.md)."
+            if name in inside
+            else _entry("batchwright", name)
+        )
         lines += ["", told]
     return "\n".join(lines) + "\n"
 
@@ -93,7 +101,10 @@ def gallery():
         words = (ast.get_docstring(ast.parse(text)) or "").strip()
         first, _, rest = words.partition("\n\n")
         parts += [f"## {path.stem.replace('_', ' ')} {{ #{path.stem} }}", " ".join(first.split()), rest]
-        parts += [f'??? example "examples/{path.name}"', "\n".join(f"    {line}" for line in ["```python", *text.splitlines(), "```"])]
+        parts += [
+            f'??? example "examples/{path.name}"',
+            "\n".join(f"    {line}" for line in ["```python", *text.splitlines(), "```"]),
+        ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -115,5 +126,7 @@ def command_line():
 
 
 def _help(command, name):
-    context = command.make_context(f"batchwright {name}", [], resilient_parsing=True, max_content_width=100, terminal_width=100)
+    context = command.make_context(
+        f"batchwright {name}", [], resilient_parsing=True, max_content_width=100, terminal_width=100
+    )
     return command.get_help(context).strip()

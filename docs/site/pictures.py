@@ -66,7 +66,10 @@ def noise_scale(axes):
         found = []
         for number in counts:
             generator = torch.Generator().manual_seed(number)
-            batches = [problem.noise[torch.randint(len(problem.noise), (16,), generator=generator)].float() for _ in range(number)]
+            batches = [
+                problem.noise[torch.randint(len(problem.noise), (16,), generator=generator)].float()
+                for _ in range(number)
+            ]
             found.append(bw.measure.noise_scale(model, lambda m, x: m(x), batches, method=method))
         x = [shift * number for number in counts]
         y = [each.value if math.isfinite(each.value) else math.nan for each in found]
@@ -91,13 +94,17 @@ def critical_batch(axes):
     law = [least * steps_ratio(size, critical) for size in sizes]
     axes.plot(sizes, steps, "o", color=BLUE, label="steps to target, lr tuned at each size")
     axes.plot(sizes, law, color=BLUE, lw=1, label="$S_{min}(1 + B_{crit}/B)$ through its ends")
-    axes.plot(sizes, [n * size for n, size in zip(steps, sizes, strict=True)], "s", color=ORANGE, label="examples to target")
+    axes.plot(
+        sizes, [n * size for n, size in zip(steps, sizes, strict=True)], "s", color=ORANGE, label="examples to target"
+    )
     fastest = fastest_batch_size(critical, 10.0, 1.0)
     axes.axvline(critical, color=GREY, ls="--", lw=1)
     axes.axvline(fastest, color=GREEN, ls=":", lw=1.5)
     axes.text(critical, most * 3, " $B_{crit}$", color=GREY, ha="left")
     axes.text(fastest, most * 0.12, " fastest, a/b = 10", color=GREEN, ha="left", rotation=90, va="center")
-    axes.set(xscale="log", yscale="log", xlabel="batch size (examples)", ylabel="steps, examples", ylim=(None, most * 60))
+    axes.set(
+        xscale="log", yscale="log", xlabel="batch size (examples)", ylabel="steps, examples", ylim=(None, most * 60)
+    )
 
 
 def _lrs():
@@ -169,7 +176,9 @@ def statistics(axes):
             axes.plot(sizes, alone, "o-", color=BLUE, label="of the ghost batch alone")
         axes.plot(sizes, fused, "s-", color=colour, label=f"Kalman, gain 0.9; {words}")
     axes.plot(sizes, [(2 / size) ** 0.5 for size in sizes], "--", color=GREY, label="$\\sqrt{2/n}$")
-    axes.set(xscale="log", yscale="log", xlabel="examples that share statistics", ylabel="relative error of the variance")
+    axes.set(
+        xscale="log", yscale="log", xlabel="examples that share statistics", ylabel="relative error of the variance"
+    )
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.tick_params(axis="x", which="minor", bottom=False)
 
@@ -179,11 +188,16 @@ def safe_updates(axes):
     grad, d, smoothness = torch.tensor([1.0, -2.0]), 10.0, 5.0
     sizes = [int(26 * 1.12**k) for k in range(48)]
     for rule, colour in (("tight", BLUE), ("published", ORANGE)):
-        gains = [bw.rl.optimal_step(grad, d=d, smoothness=smoothness, rule=rule, batch_size=n).guaranteed_improvement / n for n in sizes]
+        gains = [
+            bw.rl.optimal_step(grad, d=d, smoothness=smoothness, rule=rule, batch_size=n).guaranteed_improvement / n
+            for n in sizes
+        ]
         axes.plot(sizes, gains, color=colour, label=f"rule={rule!r}")
         best = bw.rl.optimal_step(grad, d=d, smoothness=smoothness, rule=rule)
         axes.plot(best.batch_size, best.guaranteed_improvement / best.batch_size, "o", color=colour)
-    axes.set(xscale="log", xlabel="trajectories an update", ylabel="guaranteed improvement a trajectory", ylim=(0, None))
+    axes.set(
+        xscale="log", xlabel="trajectories an update", ylabel="guaranteed improvement a trajectory", ylim=(0, None)
+    )
 
 
 def batched_bandits(axes):
@@ -210,7 +224,13 @@ def start(axes):
         least = steps_ratio(best, critical) * (50 + best)
         axes.plot(sizes, [time / least for time in times], color=colour, label=f"$B_{{crit}}$ = {critical}")
         axes.plot(best, 1, "o", color=colour)
-    axes.set(xscale="log", xlabel="batch size (examples)", ylabel="time to target, over the least", xlim=(4, 4096), ylim=(0.9, 4))
+    axes.set(
+        xscale="log",
+        xlabel="batch size (examples)",
+        ylabel="time to target, over the least",
+        xlim=(4, 4096),
+        ylim=(0.9, 4),
+    )
 
 
 PICTURES = {

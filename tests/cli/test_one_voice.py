@@ -240,6 +240,6 @@ def test_the_document_of_a_command_is_of_the_published_schema(name, capsys, tmp_
 
 
 def test_the_document_of_a_token_plan_is_too(capsys, tmp_path):
-    base = ["--base-batch-size", "8", "--base-lr", "2e-4", "--base-tokens", "4k", "--budget-steps", "20"]
+    base = ["--base-batch-size", "8", "--base-lr", "2e-4", "--base-tokens", "4k", "--budget-steps", "40"]
     assert run(["plan", "char-gpt:small", "--tokens", "8k", *base, "--device", "cpu", "--json"]) == 0
     check(json.loads(capsys.readouterr().out))
