@@ -41,7 +41,7 @@ def draw_one(name):
         figure, axes = plt.subplots(layout="constrained")
         PICTURES[name](axes)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend()
+            axes.legend(loc=LEGENDS.get(name, "upper left"))
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
         plt.close(figure)
@@ -233,6 +233,12 @@ def start(axes):
     )
 
 
+LEGENDS = {
+    "noise-scale": "upper right",
+    "safe-updates": "upper right",
+    "start": "upper center",
+    "statistics": "lower left",
+}
 PICTURES = {
     "batched-bandits": batched_bandits,
     "critical-batch": critical_batch,

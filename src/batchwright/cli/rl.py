@@ -80,7 +80,11 @@ def rl(
     if out is None:
         raise InputError("--out must name a folder for the run's records, got none; for instance --out runs/lqg")
     sampler = make_sampler(
-        env, discount=discount, horizon=horizon, num_envs=num_envs, workers=workers if (workers or 1) > 1 else 0
+        env,
+        discount=discount,
+        horizon=horizon,
+        num_envs=num_envs,
+        workers=workers if workers is not None and workers > 1 else 0,
     )
     try:
         chosen = _policy(sampler.spec, actor, std, learn_std, temperature, seed)

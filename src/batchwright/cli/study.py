@@ -79,7 +79,8 @@ def study(
         return record
 
     folder = out or Path("runs") / "studies"
-    page, lost = None, {}
+    page: Path | None = None
+    lost: dict[str, str] = {}
     if name is None:
         records, lost, page = _run_all(list(REGISTRY.values()), folder, run_one, preset=preset, seed=seed)
         places = {each: folder / each for each in REGISTRY}

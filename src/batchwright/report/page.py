@@ -59,7 +59,8 @@ def render(collected: Collected, page: Path) -> str:
 
 def plotly_script() -> str:
     """What draws the figures; it is inside of the page."""
-    return get_plotlyjs().replace("\r\n", "\n")
+    script: str = get_plotlyjs()
+    return script.replace("\r\n", "\n")
 
 
 def contents(collected: Collected, page: Path) -> tuple[str, str]:
@@ -151,7 +152,7 @@ def _parts(collected: Collected, page: Path) -> list[tuple[str, str, Html]]:
     shown = [
         (f"study-{i + 1}", path, study) for i, (path, study) in enumerate(collected.studies.items()) if i < MAX_STUDIES
     ]
-    known = [(anchor, told) for anchor, _, study in shown if (told := parse_study(study)) is not None]
+    known = [(anchor, record) for anchor, _, study in shown if (record := parse_study(study)) is not None]
     parts.append(("studies", "Papers", overview_section(known, collected.sets)))
     for number, (anchor, path, study) in enumerate(shown):
         told_study = parse_study(study)
