@@ -26,11 +26,15 @@ import sys
 from importlib.abc import MetaPathFinder
 
 class Absent(MetaPathFinder):
+    others = list(sys.meta_path)
+
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {modules}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+            return None
+        found = (other.find_spec(name, path, target) for other in self.others)
+        return next((spec for spec in found if spec is not None), None)
 
-sys.meta_path.insert(0, Absent())
+sys.meta_path[:] = [Absent()]
 """
 NEEDS = {
     "rl": "from batchwright.cli.app import run\nraise SystemExit(run(['rl', 'CartPole-v1', '--out', 'x']))",
