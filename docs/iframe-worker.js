@@ -13,11 +13,12 @@ if (location.protocol === "file:") {
       this.frame = Object.assign(document.createElement("iframe"), {hidden: true});
       document.body.append(this.frame);
       const inside = this.frame.contentWindow, page = inside.document;
-      this.ready = new Promise(resolve => { inside.onload = resolve; });
       page.open();
       page.write("<html><body><script>postMessage = data => parent.postMessage(data, '*'); importScripts = "
         + importScripts + "<\/script><script src=\"" + url + "\"><\/script></body></html>");
       page.close();
+      // Only now: opening the page took all listeners away.
+      this.ready = new Promise(resolve => { inside.onload = resolve; });
       window.addEventListener("message", event => {
         if (event.source !== this.frame.contentWindow) return;
         event.stopImmediatePropagation();

@@ -9,6 +9,7 @@ from html import unescape
 from pathlib import Path
 
 from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 HERE = Path(__file__).resolve().parent
@@ -21,6 +22,7 @@ import pictures  # noqa: E402
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 SCHEMA = "envelope.schema.json"
 EXAMPLE = re.compile(r"\]\((?:\.\./)+examples/(\w+)\.py\)")
+FETCHED = re.compile(r"""<(?:script|link|img|iframe|source)[^>]+(?:src|href)="?(?:https?:)?//""")
 PICTURES = "pictures"
 made = {}
 
@@ -58,3 +60,10 @@ def on_page_content(html, page, config, files):
     return FORMULA.sub(
         lambda found: convert(unescape(found[3]).strip(), display="inline" if found[2] == "(" else "block"), html
     )
+
+
+def on_post_build(config):
+    """Nothing in the site may be fetched from elsewhere: a plugin once brought a script of its own."""
+    for path in sorted(Path(config.site_dir).rglob("*.html")):
+        if found := FETCHED.search(path.read_text(encoding="utf-8")):
+            raise PluginError(f"{path.name} must fetch nothing from elsewhere, got {found[0]}; bring it into docs/")

@@ -161,6 +161,7 @@ def command_of(name: str, *names: str) -> Any:
         ),
         ("tokens must rise, got 3 before reward_bound", "tokens must rise, got 3 before --reward-bound"),
         ("my_reward_bound must rise", "my_reward_bound must rise"),
+        ("words must be made of start:reward_bound", "words must be made of start:reward_bound"),
         ("growth must be above 1", "--option growth must be above 1"),
     ],
 )

@@ -62,7 +62,7 @@ def _names(arguments: Sequence[str], command: Any) -> dict[str, str]:
 def _inside(text: str, names: Mapping[str, str]) -> str:
     options = {name: told for name, told in names.items() if told.startswith("--")}
     for name, told in options.items():
-        text = re.sub(rf"(?<![\w'\"`./=-]){name}=(?:'([^']*)'|(?=\S))", rf"{told} \1", text)
+        text = re.sub(rf"(?<![\w'\"`./=:-]){name}=(?:'([^']*)'|(?=\S))", rf"{told} \1", text)
         if "_" in name:
-            text = re.sub(rf"(?<![\w'\"`./=-]){name}(?![\w'\"`/=(-]|\.\w)", told, text)
+            text = re.sub(rf"(?<![\w'\"`./=:-]){name}(?![\w'\"`/=(-]|\.\w)", told, text)
     return text
