@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 # The benchmarks compare with other packages, which have an environment of their own, so that no test leans on them.
 BENCH := .venv-bench
 INTEGRATIONS := .venv-integrations
+DOCS := .venv-docs
 # glibc returns large buffers to the system after each step, and the page faults double large-batch steps on a CPU;
 # the thresholds have effect only when they are set before Python starts (docs/benchmarks.md, "Timings on a CPU").
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
 
-.PHONY: demo test integrations check lint types studies bench kappa regret clean
+.PHONY: demo test docs integrations check lint types studies bench kappa regret clean
 
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +53,16 @@ integrations: $(INTEGRATIONS)/.libraries
 
 check: lint types test
 
+# The site, into site/; open site/index.html. A warning is an error, and nothing in it is fetched from elsewhere when it is read.
+$(DOCS)/.site: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet -c constraints.txt torch
+	$(DOCS)/bin/pip install --quiet -c constraints.txt -e ".[docs]"
+	touch $@
+
+docs: $(DOCS)/.site
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
 studies: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow --timeout 3600 tests
 	OMP_NUM_THREADS=1 $(BIN)/batchwright study --all --preset laptop --out runs/studies --resume
@@ -78,4 +89,4 @@ regret: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.regret
 
 clean:
-	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

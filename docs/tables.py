@@ -1,13 +1,14 @@
-"""Write the tables of docs/batch_changes.md and docs/controllers.md from the code: ``python docs/tables.py``; a test compares them."""
+"""Write the tables of docs that the code decides, into the pages of `TABLES`: ``python docs/tables.py``; a test compares them."""
 
 import dataclasses
 import inspect
+import json
 import re
 from pathlib import Path
 
 from batchwright.adapt import REGISTRY, check_optimizer, parse_policy
 from batchwright.adapt.limits import Limits
-from batchwright.adapt.options import EXAMPLES
+from batchwright.adapt.options import example
 from batchwright.core.errors import InputError
 from batchwright.planning import RULES
 from batchwright.planning.batch_rules import OPTIMIZERS
@@ -38,7 +39,7 @@ def controllers() -> str:
     shared = {field.name: field.default for field in dataclasses.fields(Limits)}
     for name in sorted(REGISTRY):
         kind = REGISTRY[name]
-        controller = parse_policy(EXAMPLES[name])
+        controller = parse_policy(example(name))
         document = inspect.cleandoc(inspect.getmodule(kind).__doc__ or "")
         summary = " ".join(document.split("\n\n")[0].split()).rstrip(".").replace("``", "`")
         found = re.search(r"Sources?: (.*?)(?=\n\n|\nDeviation|$)", document, re.DOTALL)
@@ -54,7 +55,7 @@ def controllers() -> str:
         names = "all" if len(holds) == len(OPTIMIZERS) else _names(holds)
         if name == "cabs":
             names += " without momentum"
-        lines.append(_row((f"`{EXAMPLES[name]}`", summary, needs, names, source.replace("``", "`"))))
+        lines.append(_row((f"`{example(name)}`", summary, needs, names, source.replace("``", "`"))))
         own = [
             f"{field.name}={_default(field)}"
             for field in dataclasses.fields(kind)
@@ -66,7 +67,162 @@ def controllers() -> str:
     return "\n".join([*lines, "", *options])
 
 
-TABLES = {"batch_changes.md": batch_changes, "controllers.md": controllers}
+@dataclasses.dataclass(frozen=True)
+class System:
+    """One of the research systems the library is built from, and what stands for it; `systems` looks each of them up in the code."""
+
+    paper: str
+    names: tuple[str, ...]
+    command: str
+    options: tuple[str, ...]
+    studies: tuple[str, ...]
+    page: str
+    benchmark: str
+
+
+SYSTEMS = (
+    System("MMD GAN (Li et al. 2017)", ("gan.MMDGAN", "gan.mmd2"), "gan", (), ("mmd-gan",), "gan.md", "Squared MMD"),
+    System(
+        "Momentum at the edge of stochastic stability (Andreyev et al. 2026)",
+        ("measure.stability", "measure.StabilityMonitor"),
+        "train",
+        ("--stability",),
+        ("eoss",),
+        "stability.md",
+        "The stability gauge beside a run",
+    ),
+    System(
+        "Spectral optimizers in associative memory (Kim et al. 2026)",
+        ("optim.Muon", "capacity.predict"),
+        "study",
+        ("--optimizer",),
+        ("associative-memory", "critical-batch"),
+        "optim.md",
+        "Muon",
+    ),
+    System(
+        "Batch size in stochastic conditional gradient (Islamov et al. 2026)",
+        ("optim.Scion", "planning.token_budget"),
+        "plan",
+        ("--tokens",),
+        ("conditional-gradient",),
+        "token_budget.md",
+        "A plan for a budget of tokens",
+    ),
+    System(
+        "Adaptive batch size for safe policy gradients (Papini et al. 2017)",
+        ("rl.SafePolicyGradient", "rl.optimal_step"),
+        "rl",
+        ("--delta",),
+        ("safe-pg",),
+        "rl.md",
+        "Safe policy gradients",
+    ),
+    System(
+        "Train longer, generalize better (Hoffer et al. 2017)",
+        ("nn.GhostBatchNorm2d", "planning.Regime"),
+        "plan",
+        ("--regime",),
+        ("train-longer",),
+        "regime.md",
+        "Normalization layers",
+    ),
+    System(
+        "Kalman normalization (Wang et al. 2018)",
+        ("nn.KalmanNorm2d", "nn.convert"),
+        "train",
+        ("--micro-batch-size",),
+        ("kalman-norm",),
+        "nn.md",
+        "Normalization layers",
+    ),
+    System(
+        "Batched kernelized bandits (Ma et al. 2026)",
+        ("bandits.BPE", "bandits.RobustBPE"),
+        "tune",
+        (),
+        ("batched-bandits",),
+        "bandits.md",
+        "Bandits",
+    ),
+)
+NOT_THERE = "not there yet"
+
+
+def systems() -> str:
+    """The systems by what stands for each; a cell that the code does not bear out says so."""
+    import batchwright
+    from batchwright.studies.registry import REGISTRY as STUDIES
+
+    commands = command_options()
+    headings = re.findall(r"^## (.*)$", (HERE / "benchmarks.md").read_text(encoding="utf-8"), re.M)
+    lines = ["| system | Python | command | study | page | benchmark |", "|---|---|---|---|---|---|"]
+    for each in SYSTEMS:
+        names = [name for name in each.names if _resolves(batchwright, name)]
+        there = each.command in commands and set(each.options) <= commands[each.command]
+        called = " ".join(("batchwright", each.command, *each.options))
+        studies = [
+            f"[{name}](studies/{name}.md)"
+            for name in each.studies
+            if name in STUDIES and (HERE / "studies" / f"{name}.md").exists()
+        ]
+        anchor = re.sub(r"[^\w -]", "", each.benchmark.lower()).replace(" ", "-")
+        cells = (
+            each.paper,
+            ", ".join(f"`bw.{name}`" for name in names) or NOT_THERE,
+            f"`{called}`" if there else NOT_THERE,
+            ", ".join(studies) or NOT_THERE,
+            f"[{each.page.removesuffix('.md')}]({each.page})" if (HERE / each.page).exists() else NOT_THERE,
+            f"[{each.benchmark}](benchmarks.md#{anchor})" if each.benchmark in headings else NOT_THERE,
+        )
+        lines.append(_row(cells))
+    return "\n".join(lines)
+
+
+def command_options() -> dict[str, set[str]]:
+    """The options of every command, as the parser has them."""
+    import typer
+
+    from batchwright.cli.app import app
+
+    found = typer.main.get_command(app).commands.items()
+    return {name: {word for each in command.params for word in each.opts} for name, command in found}
+
+
+def _resolves(module, name: str) -> bool:
+    for part in name.split("."):
+        if not hasattr(module, part):
+            return False
+        module = getattr(module, part)
+    return True
+
+
+def envelope() -> str:
+    """The fields of what ``--json`` prints, and of the result of each command, from the published schema."""
+    import batchwright.cli.output as output
+
+    schema = json.loads((Path(output.__file__).parent / "envelope.schema.json").read_text(encoding="utf-8"))
+    lines = ["| field | what |", "|---|---|"]
+    lines += [_row((f"`{name}`", each["description"])) for name, each in schema["properties"].items()]
+    costs = {
+        rule["if"]["properties"]["command"]["const"]: rule["then"]["properties"]
+        .get("cost", {})
+        .get("required", ["seconds"])
+        for rule in schema["allOf"]
+    }
+    lines += ["", "| `command` | `result` has | `cost` has |", "|---|---|---|"]
+    for name, result in schema["$defs"]["results"].items():
+        fields = ", ".join(f"`{field}`" for field in result.get("properties", {})) or "an object"
+        lines.append(_row((f"`{name}`", fields, ", ".join(f"`{field}`" for field in costs[name]))))
+    return "\n".join(lines)
+
+
+TABLES = {
+    "batch_changes.md": batch_changes,
+    "controllers.md": controllers,
+    "json.md": envelope,
+    "systems.md": systems,
+}
 
 
 def updated(name: str) -> str:

@@ -128,13 +128,15 @@ def may_import(room: str, other: str | None) -> bool:
 
 @cache
 def declared() -> tuple[frozenset[str], dict[str, frozenset[str]]]:
-    """Declared distributions: those of the core, and those of each extra but the developers'."""
+    """Declared distributions: those of the core, and those of each extra but the developers' two."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
     def names(requirements: list[str]) -> frozenset[str]:
         return frozenset(re.match(r"[\w.-]+", requirement).group().lower() for requirement in requirements)
 
-    extras = {name: names(wanted) for name, wanted in project["optional-dependencies"].items() if name != "dev"}
+    extras = {
+        name: names(wanted) for name, wanted in project["optional-dependencies"].items() if name not in ("dev", "docs")
+    }
     return names(project["dependencies"]), extras
 
 

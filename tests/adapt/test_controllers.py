@@ -20,7 +20,7 @@ from batchwright.adapt import (
     NoiseScale,
     parse_policy,
 )
-from batchwright.adapt.options import EXAMPLES
+from batchwright.adapt.options import example
 from batchwright.core.errors import InputError
 from batchwright.core.statistics import Interval
 
@@ -94,7 +94,7 @@ def drive(
     return decisions
 
 
-ALL = {name: EXAMPLES[name] for name in sorted(REGISTRY)}
+ALL = {name: example(name) for name in sorted(REGISTRY)}
 
 
 @pytest.mark.parametrize("text", [*ALL.values(), "geometric:1k", "restarted-budget:100k 10M", "seesaw:1k:0.5 4k:0.1"])
@@ -109,14 +109,14 @@ def test_battery_updates_are_pure_bounded_and_survive_json_at_every_step(text):
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_battery_options_go_through_json(name):
-    controller = parse_policy(EXAMPLES[name])
+    controller = parse_policy(example(name))
     options = json.loads(json.dumps(asdict(controller), allow_nan=False))
     assert REGISTRY[name](**options) == controller
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_battery_nothing_measured_means_nothing_changes_beyond_its_clock(name):
-    controller = parse_policy(EXAMPLES[name])
+    controller = parse_policy(example(name))
     if not controller.needs:
         return
     bare = [{"step": step} for step in range(1, 50)]

@@ -42,7 +42,7 @@ def test_discrete_and_several_dimensions(capsys, tmp_path: Path):
     cart = ["rl", "CartPole-v1", "--budget", "200", "--horizon", "50", "--constants", "observed"]
     assert run([*cart, "--out", str(tmp_path / "cart"), "--num-envs", "8"]) == 0
     assert "No guarantee" in capsys.readouterr().out
-    two = ["rl", "lqg-2", "--budget", "400", "--policy", "linear", "--learn-std", "--option", "union=true"]
+    two = ["rl", "lqg-2", "--budget", "400", "--actor", "linear", "--learn-std", "--option", "union=true"]
     assert run([*two, "--out", str(tmp_path / "two"), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["result"]["theta"]) == 6
 
@@ -52,12 +52,12 @@ def test_discrete_and_several_dimensions(capsys, tmp_path: Path):
     [
         (["rl", "lqg"], ["--out must name a folder"]),
         (["rl", "nothing-v7", "--out", "x"], ["nothing-v7"]),
-        (["rl", "lqg", "--out", "x", "--policy", "deep"], ["--policy must be linear, or network:", "deep"]),
-        (["rl", "lqg", "--out", "x", "--policy", "network:4"], ["policy must have smoothing constants"]),
-        (["rl", "lqg", "--out", "x", "--delta", "2"], ["delta must be"]),
+        (["rl", "lqg", "--out", "x", "--actor", "deep"], ["--actor must be linear, or network:", "deep"]),
+        (["rl", "lqg", "--out", "x", "--actor", "network:4"], ["--actor must have smoothing constants"]),
+        (["rl", "lqg", "--out", "x", "--delta", "2"], ["--delta must be"]),
         (["rl", "lqg", "--out", "x", "--option", "speed=3"], ["--option must be name=value", "speed=3"]),
         (["rl", "lqg", "--out", "x", "--option", "growth=fast"], ["--option growth", "fast"]),
-        (["rl", "lqg", "--out", "x", "--resume"], ["out must hold a run to resume"]),
+        (["rl", "lqg", "--out", "x", "--resume"], ["--out must hold a run to resume"]),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_2(capsys, tmp_path: Path, monkeypatch, arguments, words):

@@ -45,8 +45,8 @@ def test_json_is_one_document_and_a_second_run_needs_resume(capsys, tmp_path: Pa
     assert run(["study", "eoss", *QUICK, *out, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["command"] == "study"
-    assert {row["verdict"] for row in document["result"]["eoss"]["rows"]} == {"holds"}
-    assert document["cost"]["eoss"]["seconds"] > 0
+    assert {row["verdict"] for row in document["result"]["studies"]["eoss"]["rows"]} == {"holds"}
+    assert document["cost"]["studies"]["eoss"]["seconds"] > 0
     one_line(capsys, ["study", "eoss", *QUICK, *out], "--resume")
     assert run(["study", "eoss", *QUICK, *out, "--resume"]) == 0
     assert "2 holds" in capsys.readouterr().out
@@ -78,11 +78,6 @@ def test_one_study_that_cannot_run_does_not_stop_the_others(capsys, tmp_path: Pa
     assert (tmp_path / "eoss" / "study.json").exists()
 
 
-def test_help_has_an_example(capsys):
-    assert run(["study", "--help"]) == 0
-    assert "Example: batchwright study" in " ".join(capsys.readouterr().out.split())
-
-
 def test_options_of_one_study(capsys, tmp_path: Path, monkeypatch):
     from batchwright.studies.critical_batch import presets
 
@@ -101,7 +96,7 @@ def test_options_of_one_study(capsys, tmp_path: Path, monkeypatch):
     out = ["--workers", "1", "--out", str(tmp_path / "a")]
     arguments = ["study", "critical-batch", "--task", "digits-mlp", "--optimizer", "sgd", *out]
     assert run([*arguments, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["result"]["critical-batch"]
+    found = json.loads(capsys.readouterr().out)["result"]["studies"]["critical-batch"]
     assert found["rows"][0]["what"] == "sgd: critical batch size, in examples"
     assert found["notes"][0].startswith("Task digits-mlp")
     one_line(capsys, [*arguments[:-4], "--preset", "race", *out, "--resume"], "--out must hold the study")

@@ -352,7 +352,7 @@ def browser(tmp_path: Path) -> Callable[..., str]:
     if chromium is None:
         pytest.skip("chromium is not installed")
 
-    def dump(page: Path) -> str:
+    def dump(page: Path | str) -> str:
         command = [
             chromium,
             "--headless",
@@ -368,7 +368,7 @@ def browser(tmp_path: Path) -> Callable[..., str]:
             "--enable-logging=stderr",
             "--v=0",
             "--dump-dom",
-            f"file://{page}",
+            page if isinstance(page, str) else f"file://{page}",
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         return done.stdout + "".join(line for line in done.stderr.splitlines(keepends=True) if "CONSOLE" in line)

@@ -188,7 +188,7 @@ def test_a_killed_study_goes_on_where_it_was(tmp_path: Path):
         [*command, "--resume"], capture_output=True, text=True, env=environment, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["result"]["eoss"]["rows"]) == 2
+    assert len(json.loads(done.stdout)["result"]["studies"]["eoss"]["rows"]) == 2
     cells_now = [line["name"] for line in read_records(tmp_path).of_kind("cell")]
     assert sorted(cells_now) == ["boundary/heavy-ball", "boundary/nesterov"]
     assert cells_now[: len(kept)] == kept

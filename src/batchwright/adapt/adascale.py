@@ -20,7 +20,7 @@ class AdaScale:
 
     Attributes:
         base_batch_size: Batch size ``B0`` for which the run's learning rate was tuned, in examples; the first batch
-        size where left out.
+            size where left out.
     """
 
     base_batch_size: int | None = None

@@ -9,7 +9,8 @@ import typer
 from batchwright.cli.demo import demo
 from batchwright.cli.doctor import doctor
 from batchwright.cli.gan import gan
-from batchwright.cli.output import errors
+from batchwright.cli.option_names import in_options
+from batchwright.cli.output import errors, start_clock
 from batchwright.cli.plan import plan
 from batchwright.cli.report import report
 from batchwright.cli.rl import rl
@@ -46,6 +47,7 @@ def run(arguments: list[str]) -> int:
     Of several ranks one alone says what went wrong: the first, if it knows.
     """
     rank, world_size = job_rank()
+    start_clock()
     try:
         if world_size > 1 and arguments and arguments[0] in ALONE:
             raise InputError(
@@ -55,7 +57,8 @@ def run(arguments: list[str]) -> int:
     except BatchwrightError as error:
         if rank > 0 and (isinstance(error, RankError) or getattr(error, "told", False)):
             return error.exit_code
-        return _say(f"rank {rank}: {error}" if rank > 0 else str(error), error.exit_code)
+        message = in_options(str(error), arguments, named_command(arguments))
+        return _say(f"rank {rank}: {message}" if rank > 0 else message, error.exit_code)
     except KeyboardInterrupt:
         return (
             INTERRUPTED
@@ -69,6 +72,12 @@ def run(arguments: list[str]) -> int:
             return _say("interrupted; a run that was started can be resumed with --resume", INTERRUPTED)
         raise
     return code if isinstance(code, int) else 0
+
+
+def named_command(arguments: list[str]) -> Any:
+    """The command that the arguments begin with; None if there is none."""
+    commands: Any = getattr(typer.main.get_command(app), "commands", {})
+    return commands.get(arguments[0]) if arguments else None
 
 
 def job_rank() -> tuple[int, int]:

@@ -47,7 +47,9 @@ def demo(out: Out = None, seed: Seed = 0, device: Device = "auto", json: Json = 
     seconds = time.perf_counter() - start
     rows = [_row(label, runs[label]) for label in LABELS]
     if json:
-        print_json("demo", {"plan": found, "runs": rows, "page": str(page)}, {"seconds": seconds, "plan": found.cost})
+        print_json(
+            "demo", {"plan": found, "runs": rows, "page": str(page)}, {"seconds": seconds, "plan": found.cost}, device
+        )
         return
     _print(found, rows, seconds, page)
 

@@ -29,7 +29,7 @@ class Extra:
 
 EXTRAS = {
     "images": (("pillow",), "a folder of PNG and JPEG files for batchwright gan"),
-    "report": (("kaleido", "matplotlib"), "figures as image files; the interactive page needs none of it"),
+    "report": (("matplotlib",), "figures of a study as image files; the interactive page needs none of it"),
     "rl": (("gymnasium",), "safe policy gradients on Gymnasium's environments"),
     "tune": (("ray", "optuna"), "tuning on several machines, and Optuna's search beside ours"),
     "lightning": (("lightning",), "the callback for Lightning"),

@@ -1,4 +1,4 @@
-"""Options that mean the same in every command."""
+"""Options of more than one command: the same name means the same everywhere, and a test holds this."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +17,18 @@ DataRoot = Annotated[
         help="Folder of real data sets, for tasks that need it.",
         show_default=False,
     ),
+]
+MaxBatchSize = Annotated[
+    int | None, typer.Option("--max-batch-size", min=1, help="No batch is larger.", show_default=False)
+]
+MaxGradNorm = Annotated[
+    float | None,
+    typer.Option("--max-grad-norm", help="Clip gradients to this norm; a plan may say it.", show_default=False),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what --out holds, as it was started.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes that share the work; 1: this one alone.", show_default=False),
 ]
 TaskName = Annotated[
     str, typer.Argument(metavar="TASK", help="A built-in name, file.py:make_task or package.module:make_task.")

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from batchwright.core.environment import environment
+from batchwright.core.environment import environment, resolve_device
 from batchwright.core.serialization import to_plain
 from batchwright.core.statistics import Interval
 
@@ -27,14 +28,27 @@ def errors() -> Console:
     return Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
 
 
+_started = time.perf_counter()
+
+
+def start_clock() -> None:
+    """A command begins: what it costs is counted from here."""
+    global _started
+    _started = time.perf_counter()
+
+
 def print_json(command: str, result: Any, cost: Any, device: str = "cpu") -> None:
-    """The envelope of every ``--json`` answer: ``schema``, ``command``, ``result``, ``cost``, ``environment``."""
+    """The envelope of every ``--json`` answer: ``schema``, ``command``, ``result``, ``cost``, ``environment``.
+
+    Its form is `envelope.schema.json` beside this module. The cost has ``seconds``, those since the command began where it says
+    nothing better.
+    """
     document = {
         "schema": ENVELOPE_SCHEMA,
         "command": command,
         "result": to_plain(result),
-        "cost": to_plain(cost),
-        "environment": to_plain(environment(device)),
+        "cost": {"seconds": time.perf_counter() - _started, **to_plain(cost)},
+        "environment": to_plain(environment(resolve_device(device))),
     }
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
 

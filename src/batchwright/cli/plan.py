@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from batchwright.cli.options import DataRoot, Device, Json, Out, Seed, TaskName
+from batchwright.cli.options import DataRoot, Device, Json, MaxBatchSize, MaxGradNorm, Out, Seed, TaskName
 from batchwright.cli.output import console, interval_text, number, print_json, progress_bar
 
 
@@ -63,7 +63,7 @@ def plan(
     budget_seconds: Annotated[
         float | None, typer.Option("--budget-seconds", help="Cost of measuring, in seconds.", show_default=False)
     ] = None,
-    max_batch_size: Annotated[int | None, typer.Option("--max-batch-size", min=1, show_default=False)] = None,
+    max_batch_size: MaxBatchSize = None,
     regime: Annotated[
         str,
         typer.Option("--regime", help="keep-epochs, or keep-updates: as many updates as at the default batch size."),
@@ -76,9 +76,7 @@ def plan(
             show_default="the optimizer's",
         ),
     ] = None,
-    max_grad_norm: Annotated[
-        float | None, typer.Option("--max-grad-norm", help="Clip gradients to this norm.", show_default=False)
-    ] = None,
+    max_grad_norm: MaxGradNorm = None,
     gradient_noise: Annotated[
         bool,
         typer.Option("--gradient-noise", help="Keep the lr and the small batch's noise instead of scaling the lr."),
@@ -94,8 +92,6 @@ def plan(
     With --tokens: batch size and step size of a Scion run for that budget, and the regime that it is in (docs/token_budget.md).
 
     Example: batchwright plan digits-cnn --objective time --out runs/plan
-
-    Example: batchwright plan char-gpt --tokens 10M --out runs/tokens
     """
     from batchwright.cli.token_plan import TokenRequest, plan_for_tokens
     from batchwright.core.errors import InputError

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from batchwright.cli.options import Device, Json, Out, Seed
+from batchwright.cli.options import Device, Json, Out, Resume, Seed, Workers
 from batchwright.cli.output import console, number, print_json, progress_bar
 
 INTERRUPTED = 130
@@ -17,8 +17,11 @@ def rl(
             metavar="ENV", help="lqg, lqg-D in D dimensions, cart-pole, or a Gymnasium name such as CartPole-v1."
         ),
     ],
-    policy: Annotated[
-        str, typer.Option("--policy", help="linear, or network:32 or network:32,32 for tanh layers of these widths.")
+    actor: Annotated[
+        str,
+        typer.Option(
+            "--actor", help="The policy: linear, or network:32 or network:32,32 for tanh layers of these widths."
+        ),
     ] = "linear",
     std: Annotated[float, typer.Option("--std", help="Standard deviation of a Gaussian policy.")] = 1.0,
     learn_std: Annotated[bool, typer.Option("--learn-std", help="Learn the standard deviation too.")] = False,
@@ -49,9 +52,7 @@ def rl(
     num_envs: Annotated[
         int | None, typer.Option("--num-envs", min=1, help="Gymnasium environments side by side.", show_default=False)
     ] = None,
-    num_workers: Annotated[
-        int, typer.Option("--workers", min=0, help="Processes for slow Gymnasium environments; 0: this one.")
-    ] = 0,
+    workers: Workers = None,
     reward_bound: Annotated[
         float | None, typer.Option("--reward-bound", help="No reward is larger in size.", show_default=False)
     ] = None,
@@ -63,7 +64,7 @@ def rl(
     ] = None,
     budget: Annotated[int, typer.Option("--budget", min=1, help="Trajectories in all.")] = 100_000,
     label: Annotated[str, typer.Option("--label", help="Runs with one label are repeats.", show_default=False)] = "",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, as it was started.")] = False,
+    resume: Resume = False,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -78,9 +79,15 @@ def rl(
 
     if out is None:
         raise InputError("--out must name a folder for the run's records, got none; for instance --out runs/lqg")
-    sampler = make_sampler(env, discount=discount, horizon=horizon, num_envs=num_envs, workers=num_workers)
+    sampler = make_sampler(
+        env,
+        discount=discount,
+        horizon=horizon,
+        num_envs=num_envs,
+        workers=workers if workers is not None and workers > 1 else 0,
+    )
     try:
-        chosen = _policy(sampler.spec, policy, std, learn_std, temperature, seed)
+        chosen = _policy(sampler.spec, actor, std, learn_std, temperature, seed)
         trainer = SafePolicyGradient(
             sampler,
             chosen,
@@ -111,7 +118,7 @@ def rl(
             run = trainer.train(out, resume=resume, label=label, on_update=on_update)
     finally:
         sampler.close()
-    _show(run, json=json)
+    _show(run, device, json=json)
     if run.reason == "interrupted":
         raise typer.Exit(INTERRUPTED)
 
@@ -124,7 +131,7 @@ def _policy(spec: Any, text: str, std: float, learn_std: bool, temperature: floa
     kind, _, widths = text.partition(":")
     sizes = widths.split(",") if widths else []
     if kind not in ("linear", "network") or (kind == "network") != bool(sizes) or not all(s.isdigit() for s in sizes):
-        raise InputError(f"--policy must be linear, or network: with widths such as network:32,32, got {text!r}")
+        raise InputError(f"--actor must be linear, or network: with widths such as network:32,32, got {text!r}")
     hidden = tuple(int(size) for size in sizes)
     if spec.num_actions is not None:
         return SoftmaxPolicy(spec.observation_dim, spec.num_actions, temperature=temperature, hidden=hidden, seed=seed)
@@ -165,7 +172,7 @@ def _options(texts: list[str]) -> dict[str, Any]:
     return found
 
 
-def _show(run: Any, *, json: bool) -> None:
+def _show(run: Any, device: str, *, json: bool) -> None:
     from batchwright.rl.safe_policy_gradient import decreases
 
     last, first = (run.updates[-1], run.updates[0]) if run.updates else (None, None)
@@ -188,7 +195,7 @@ def _show(run: Any, *, json: bool) -> None:
             "num_trajectories": run.num_trajectories,
             "num_steps": last.num_steps if last else 0,
         }
-        print_json("rl", result, cost)
+        print_json("rl", result, cost, device)
         return
     screen = console()
     if last is not None and first is not None:

@@ -20,7 +20,7 @@ def tasks(
         for name, entry in REGISTRY.items()
     ]
     if json:
-        print_json("tasks", rows, {})
+        print_json("tasks", {"tasks": rows}, {}, device)
         return
     table = Table("task", "what it is", "data")
     for row in rows:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from batchwright.cli.options import DataRoot, Device, Json, Out, Seed, TaskName
+from batchwright.cli.options import DataRoot, Device, Json, MaxBatchSize, MaxGradNorm, Out, Resume, Seed, TaskName
 from batchwright.cli.output import console, number, print_json, progress_bar
 
 INTERRUPTED = 130
@@ -36,9 +36,7 @@ def train(
     ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, show_default=False)] = None,
     micro_batch_size: Annotated[int | None, typer.Option("--micro-batch-size", min=1, show_default=False)] = None,
-    max_batch_size: Annotated[
-        int | None, typer.Option("--max-batch-size", min=1, help="Of a controller.", show_default=False)
-    ] = None,
+    max_batch_size: MaxBatchSize = None,
     lr: Annotated[float | None, typer.Option("--lr", help="At the batch size.", show_default=False)] = None,
     max_examples: Annotated[int | None, typer.Option("--max-examples", min=1, show_default=False)] = None,
     checkpoint_every: Annotated[int, typer.Option("--checkpoint-every", min=1, help="Optimizer steps.")] = 200,
@@ -66,10 +64,7 @@ def train(
             "--parallel", help="Under torchrun: ddp, the whole model on each rank; or fsdp, sharded over the ranks."
         ),
     ] = "ddp",
-    max_grad_norm: Annotated[
-        float | None,
-        typer.Option("--max-grad-norm", help="Clip gradients to this norm.", show_default="the plan's"),
-    ] = None,
+    max_grad_norm: MaxGradNorm = None,
     noise_batch_size: Annotated[
         int | None,
         typer.Option(
@@ -87,18 +82,16 @@ def train(
     diffusion: Annotated[
         bool, typer.Option("--diffusion", help="Record how far the weights have come, and what law that follows.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, as it was started.")] = False,
+    resume: Resume = False,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "auto",
     data_root: DataRoot = None,
     json: Json = False,
 ) -> None:
-    """Train a task and write its records and checkpoints to --out.
+    """Train a task and write its records and checkpoints to --out; on several processes under torchrun (docs/distributed.md).
 
     Example: batchwright train digits-cnn --policy noise-scale --out runs/adaptive
-
-    On several processes: torchrun --nproc-per-node=2 -m batchwright train digits-cnn --policy noise-scale --out runs/two
     """
     from batchwright.adapt import parse_policy
     from batchwright.core.errors import InputError
@@ -157,12 +150,12 @@ def train(
                 on_progress=on_progress,
             )
         if group.rank == 0:
-            _show(run, as_json=json)
+            _show(run, device, as_json=json)
     if run.reason == "interrupted":
         raise typer.Exit(INTERRUPTED)
 
 
-def _show(run: Any, *, as_json: bool) -> None:
+def _show(run: Any, device: str, *, as_json: bool) -> None:
     if not as_json:
         _print(run)
         return
@@ -178,7 +171,8 @@ def _show(run: Any, *, as_json: bool) -> None:
         "values": run.values,
         "notes": run.notes,
     }
-    print_json("train", result, {"seconds": run.train_s, "num_steps": run.num_steps, "num_examples": run.num_examples})
+    cost = {"seconds": run.train_s, "num_steps": run.num_steps, "num_examples": run.num_examples}
+    print_json("train", result, cost, device)
 
 
 def _print(run: Any) -> None:

@@ -196,6 +196,7 @@ class StudyRecord:
         cost: What it took.
         environment: Versions and machine.
         pictures: Grids of images and the like.
+        headline: ``what`` of the row on the paper's main claim; empty where no row is on it.
     """
 
     study: str
@@ -211,6 +212,7 @@ class StudyRecord:
     cost: StudyCost
     environment: Mapping[str, Any] = field(default_factory=dict)
     pictures: tuple[StudyPicture, ...] = ()
+    headline: str = ""
 
     @property
     def verdicts(self) -> Mapping[str, int]:

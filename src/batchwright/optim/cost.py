@@ -28,7 +28,7 @@ class MuonCost:
         gradient_flops: Of forward and backward pass through these matrices, an example.
         batch_size: Where the two are equal, in examples: below it the step of Muon costs more than the gradient.
         tokens: The same in uses of the matrices, tokens or places: ``batch_size`` times uses an example, where all have the same
-        number.
+            number.
         routes: Route of each shape.
         shapes: ``(m, n)`` of each matrix.
     """

@@ -37,7 +37,7 @@ class Scion(Optimizer):
         momentum: Weight of the old momentum.
         norm: ``euclidean``, ``sign``, ``spectral``, ``row`` or ``column``, or an `Lmo`. One a group.
         radius: Of the ball, in units of the norm. The published runs have 50 for matrices and 3000 for embedding and head, with
-        ``scaled``.
+            ``scaled``.
         constrained: As above.
         scaled: Whether the unit ball has the layer-wise size of `Lmo`.
         route: For the spectral norm, of `PolarOptions`, as the next three.

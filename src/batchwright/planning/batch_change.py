@@ -38,7 +38,7 @@ def batch_change(
         base_batch_size: In examples.
         batch_size: In examples.
         rule: Of the lr: ``gain``, ``linear``, ``square-root``, ``token-budget`` or ``keep``. The optimizer's own where left out;
-        for SGD that is ``gain`` with a noise scale, else ``linear``.
+            for SGD that is ``gain`` with a noise scale, else ``linear``.
         momentum_rule: ``keep``, ``half-life`` or ``token-budget``; the optimizer's own where left out.
         beta2_rule: ``half-life`` or ``keep``.
         weight_decay_rule: ``keep`` or ``time-scale``; the optimizer's own where left out.

@@ -15,6 +15,7 @@ from batchwright.report.plan_records import VerificationRecord
 from batchwright.report.plan_sections import answer_cards, headline, plan_parts, verification_section
 from batchwright.report.rl_sections import rl_headline, rl_section
 from batchwright.report.run_sections import failures, run_headline, run_section, warnings
+from batchwright.report.study_overview import overview_headline, overview_section
 from batchwright.report.study_sections import parse_study, record_section, study_headline
 from batchwright.report.template import fill
 from batchwright.report.text import natural_key, plural
@@ -55,6 +56,18 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
 
 def render(collected: Collected, page: Path) -> str:
     """The page as text, with links as seen from the file ``page``."""
+    title, body = contents(collected, page)
+    return fill(title=title, body=body, plotly=plotly_script())
+
+
+def plotly_script() -> str:
+    """What draws the figures; it is inside of the page."""
+    script: str = get_plotlyjs()
+    return script.replace("\r\n", "\n")
+
+
+def contents(collected: Collected, page: Path) -> tuple[str, str]:
+    """Title and body of the page as HTML, with links as seen from the file ``page``."""
     title = _headline(collected)
     parts = _parts(collected, page)
     links = [tag("a", name, href=f"#{anchor}") for anchor, name, content in parts if content]
@@ -85,7 +98,7 @@ def render(collected: Collected, page: Path) -> str:
     )
     name = tag("title", f"{shorten(title, 120)} – Batchwright")
     plain = Html(name.removeprefix("<title>").removesuffix("</title>"))
-    return fill(title=plain, body=body, plotly=get_plotlyjs().replace("\r\n", "\n"))
+    return plain, body
 
 
 def _headline(collected: Collected) -> str:
@@ -103,7 +116,10 @@ def _headline(collected: Collected) -> str:
     if collected.tuning and not collected.studies:
         return tuning_headline(collected.tuning)
     told = [study for value in collected.studies.values() if (study := parse_study(value)) is not None]
-    return study_headline(told[0]) if len(told) == 1 else plural(len(collected.studies), "study record")
+    lost = [entry for found in collected.sets.values() for entry in found.entries if entry.error]
+    if len(told) + len(lost) > 1 or lost:
+        return overview_headline(told, lost)
+    return study_headline(told[0]) if told else plural(len(collected.studies), "study record")
 
 
 def _parts(collected: Collected, page: Path) -> list[tuple[str, str, Html]]:
@@ -149,8 +165,13 @@ def _parts(collected: Collected, page: Path) -> list[tuple[str, str, Html]]:
         name = f"Search of {shorten(search.task, 40)}" if len(collected.tuning) > 1 else "Search"
         title = f"{name}: {search.folder}" if len(collected.tuning) > 1 else f"Search of {shorten(search.task, 40)}"
         parts.append((f"search-{number + 1}", name, tuning_section(search, f"search-{number + 1}", title)))
-    for number, (path, study) in enumerate(list(collected.studies.items())[:MAX_STUDIES]):
-        anchor, told_study = f"study-{number + 1}", parse_study(study)
+    shown = [
+        (f"study-{i + 1}", path, study) for i, (path, study) in enumerate(collected.studies.items()) if i < MAX_STUDIES
+    ]
+    known = [(anchor, record) for anchor, _, study in shown if (record := parse_study(study)) is not None]
+    parts.append(("studies", "Papers", overview_section(known, collected.sets)))
+    for number, (anchor, path, study) in enumerate(shown):
+        told_study = parse_study(study)
         if told_study is None:
             parts.append((anchor, f"Study {number + 1}", study_section(study, anchor, path)))
         else:

@@ -92,6 +92,10 @@ summary { cursor: pointer; color: var(--accent); }
 }
 .bars div { height: 10px; border-radius: 5px; background: var(--accent); min-width: 2px; }
 .bars span:nth-child(3n) { text-align: right; font-variant-numeric: tabular-nums; }
+.live {
+  position: fixed; right: 10px; bottom: 10px; padding: 3px 11px; border-radius: 999px; font-size: .8rem;
+  background: var(--card); border: 1px solid var(--grid); color: var(--soft);
+}
 .files { columns: 2 22em; padding-left: 1.15em; font-size: .92rem; }
 footer { margin-top: 48px; color: var(--soft); font-size: .86rem; }
 @media (max-width: 560px) {
@@ -108,7 +112,7 @@ footer { margin-top: 48px; color: var(--soft); font-size: .86rem; }
 """
 
 SCRIPT = """
-(async () => {
+(() => {
   const dark = matchMedia('(prefers-color-scheme: dark)');
   const narrow = matchMedia('(max-width: 560px)').matches;
   const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -129,8 +133,9 @@ SCRIPT = """
     for (const name of names) object = object[name] ??= {};
     object[last] = value;
   };
-  const drawn = [];
-  for (const source of document.querySelectorAll('script[data-plot]')) {
+  const drawn = new Set();
+  const draw = async root => {
+  for (const source of root.querySelectorAll('script[data-plot]')) {
     const div = document.getElementById(source.dataset.plot);
     const {plot, views} = JSON.parse(source.textContent);
     const layout = plot.layout;
@@ -142,8 +147,8 @@ SCRIPT = """
         displaylogo: false, displayModeBar: matchMedia('(hover: hover)').matches ? 'hover' : false,
         modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d'],
       });
-      drawn.push(div);
-      new ResizeObserver(() => Plotly.Plots.resize(div)).observe(div);
+      drawn.add(div);
+      new ResizeObserver(() => { if (div.isConnected) Plotly.Plots.resize(div); }).observe(div);
     } catch (error) {
       div.closest('figure').classList.add('failed');
       div.textContent = 'This figure could not be drawn: ' + error.message;
@@ -156,12 +161,61 @@ SCRIPT = """
       Plotly.update(div, {visible: views[index].visible}, {...views[index].layout});
     }));
   }
+  };
+  const remove = root => root.querySelectorAll('.js-plotly-plot').forEach(div => { drawn.delete(div); Plotly.purge(div); });
   dark.addEventListener('change', () => drawn.forEach(div => Plotly.relayout(div, theme(div.layout))));
+  window.batchwright = {draw, remove};
+  draw(document);
+})();
+"""
+
+# Before the figures are drawn it keeps each part as it came; later it fetches the parts anew and replaces those that differ, so that
+# the place on the page and the zoom of a figure whose data did not change stay as they are.
+WATCH = """
+(() => {
+  const list = root => [...root.querySelectorAll('header, main > *, footer')];
+  const key = (part, index) => part.id || part.tagName + (part.className ? '.' + part.className : '') + (part.id ? '' : index);
+  let kept = list(document).map(part => part.outerHTML), version = document.documentElement.dataset.version;
+  const light = document.createElement('div');
+  light.className = 'live';
+  light.setAttribute('role', 'status');
+  light.textContent = 'live';
+  document.body.append(light);
+  const update = async () => {
+    const now = (await (await fetch('/version')).text()).trim();
+    light.textContent = 'live';
+    if (now === version) return;
+    const answer = new DOMParser().parseFromString(await (await fetch('/body')).text(), 'text/html');
+    const old = list(document), fresh = list(answer), sources = fresh.map(part => part.outerHTML);
+    document.title = answer.querySelector('.page').dataset.title;
+    if (old.map(key).join() === fresh.map(key).join()) {
+      for (const [index, part] of fresh.entries()) {
+        if (sources[index] === kept[index]) continue;
+        const next = document.importNode(part, true);
+        batchwright.remove(old[index]);
+        old[index].replaceWith(next);
+        await batchwright.draw(next);
+      }
+    } else {
+      const page = document.querySelector('.page'), next = document.importNode(answer.querySelector('.page'), true);
+      batchwright.remove(page);
+      page.replaceWith(next);
+      await batchwright.draw(next);
+    }
+    kept = sources;
+    version = now;
+    document.documentElement.dataset.version = now;
+    light.textContent = 'live, updated ' + new Date().toLocaleTimeString();
+  };
+  const again = () => update()
+    .catch(() => { light.textContent = 'not live: the command has ended; this is what it last showed'; })
+    .finally(() => setTimeout(again, 1000));
+  setTimeout(again, 1000);
 })();
 """
 
 FRAME = """<!DOCTYPE html>
-<html lang="en">
+<html lang="en"{version}>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -170,25 +224,40 @@ FRAME = """<!DOCTYPE html>
 <style>{style}</style>
 </head>
 <body>
-<div class="page">
-{body}
-</div>
+{page}
 <script>{plotly}</script>
-<script>{script}</script>
+{watch}<script>{script}</script>
 </body>
 </html>
 """
 
 
-def fill(*, title: str, body: str, plotly: str) -> str:
-    """The page; ``title`` and ``body`` are HTML already."""
-    # Only these two scripts may run and nothing may be fetched: text that slipped through unescaped would still be inert.
-    scripts = " ".join(f"'sha256-{_digest(text)}'" for text in (plotly, SCRIPT))
+def fill(*, title: str, body: str, plotly: str, version: str | None = None) -> str:
+    """The page; ``title`` and ``body`` are HTML already. With a ``version`` it asks its own server for newer ones."""
+    # Only these scripts may run and nothing may be fetched, but by a watched page from its own server: text that slipped through
+    # unescaped would still be inert.
+    watched = version is not None
+    own = "connect-src 'self'; " if watched else ""
+    scripts = " ".join(f"'sha256-{_digest(text)}'" for text in (plotly, SCRIPT, *([WATCH] if watched else ())))
     policy = (
         f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
+        f"{own}base-uri 'none'; form-action 'none'"
     )
-    return FRAME.format(title=title, policy=policy, style=STYLE, body=body, plotly=plotly, script=SCRIPT)
+    return FRAME.format(
+        title=title,
+        policy=policy,
+        style=STYLE,
+        page=in_page(title, body),
+        plotly=plotly,
+        script=SCRIPT,
+        version=f' data-version="{version}"' if watched else "",
+        watch=f"<script>{WATCH}</script>\n" if watched else "",
+    )
+
+
+def in_page(title: str, body: str) -> str:
+    """What changes of a page from one version to the next."""
+    return f'<div class="page" data-title="{title.replace(chr(34), "&quot;")}">\n{body}\n</div>'
 
 
 def _digest(text: str) -> str:

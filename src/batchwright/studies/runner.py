@@ -125,6 +125,7 @@ def run_study(
         ),
         environment=environment(chosen),
         pictures=summary.pictures,
+        headline=next((row.what for row in summary.rows if study.headline and study.headline in row.what), ""),
     )
     write_figures(out / "figures", record.figures)
     write_pictures(out / "figures", record.pictures)

@@ -41,8 +41,7 @@ class Cell:
     Attributes:
         name: Unique in the study; words and slashes.
         run: A function of a module, ``run(place, **arguments)``; gives plain values for the record. Two of them are for the
-        cost and are
-            optional: ``num_gradients``, and ``seconds`` is added by the runner.
+            cost and are optional: ``num_gradients``, and ``seconds`` is added by the runner.
         arguments: Plain values.
         after: Names of the cells whose files it reads.
         weight: Relative duration; the longest begin first.
@@ -78,6 +77,7 @@ class Study:
         needs_data: Presets that need a data root.
         more_presets: Presets that it has beside `PRESETS`.
         options: What the command line may tell it beside these, with what holds where it is left out.
+        headline: Part of the ``what`` of the row on the paper's main claim, by which pages that show many papers tell this one.
         configure: ``configure(options, data_root)``: the study for these options, each of them given; needed where there are any.
     """
 
@@ -89,6 +89,7 @@ class Study:
     needs_data: tuple[str, ...] = ()
     more_presets: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict, hash=False)
+    headline: str = ""
     configure: "Callable[[Mapping[str, str], Path | None], Study] | None" = None
 
     def configured(self, options: Mapping[str, str], data_root: Path | None) -> "Study":

@@ -49,4 +49,5 @@ ASSOCIATIVE_MEMORY = Study(
     source="Kim, Nichani, Wu, Bietti, Lee (2026), arXiv:2603.26554",
     cells=cells,
     summarise=summarise,
+    headline="Muon, exact polar: slope of the count, alpha=2",
 )

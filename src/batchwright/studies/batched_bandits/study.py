@@ -57,4 +57,5 @@ BATCHED_BANDITS = Study(
     source="Ma, Chen, Scarlett (2026), arXiv:2603.12627; Li & Scarlett (2022), arXiv:2110.07788",
     cells=cells,
     summarise=summarise,
+    headline="R_T, se, sqrt",
 )

@@ -75,4 +75,5 @@ CONDITIONAL_GRADIENT = Study(
     summarise=summarise,
     needs_data=("middle", "paper"),
     more_presets=("middle",),
+    headline="slope of the largest batch within 10 % of it",
 )

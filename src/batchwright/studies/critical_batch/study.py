@@ -72,6 +72,7 @@ def configure(options: Mapping[str, str], data_root: Path | None) -> Study:
         cells=lambda preset, seed: cells_of(PRESETS[preset], seed, optimizers=optimizers, task_name=name, task=task),
         summarise=summarise,
         more_presets=CRITICAL_BATCH.more_presets,
+        headline=CRITICAL_BATCH.headline,
     )
 
 
@@ -117,4 +118,5 @@ CRITICAL_BATCH = Study(
     more_presets=(RACE,),
     options=OPTIONS,
     configure=configure,
+    headline="critical batch size of muon over that of sgd",
 )

@@ -52,4 +52,5 @@ EOSS = Study(
     cells=cells,
     summarise=summarise,
     needs_data=("paper",),
+    headline="SGDM 0.5, full batch: batch sharpness",
 )

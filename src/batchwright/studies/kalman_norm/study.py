@@ -59,4 +59,5 @@ KALMAN_NORM = Study(
     summarise=summarise,
     needs_data=("middle", "paper"),
     more_presets=("middle",),
+    headline="KN 0.9, raw, less BN, batch 128",
 )

@@ -52,4 +52,5 @@ SAFE_PG = Study(
     source="Papini, Pirotta, Restelli (2017), NeurIPS 30",
     cells=cells,
     summarise=summarise,
+    headline="updates that lower",
 )

@@ -61,4 +61,5 @@ TRAIN_LONGER = Study(
     summarise=summarise,
     needs_data=("middle", "paper"),
     more_presets=("middle",),
+    headline="+RA less SB: points",
 )
