@@ -19,6 +19,7 @@ NAMES = (
     "memory_ceiling",
     "muon",
     "bandits",
+    "tuning",
     "knee",
     "norm_layers",
     "safe_pg",
@@ -38,8 +39,10 @@ PEERS = (
     "hessian-eigenthings",
     "lightning",
     "opacus",
+    "optuna",
     "pyhessian",
     "pytorch-optimizer",
+    "ray",
     "stable-baselines3",
 )
 
