@@ -216,7 +216,16 @@ def test_doctor_says_what_the_machine_and_the_extras_can_do(capsys, tmp_path, mo
     assert found["malloc"]["MALLOC_MMAP_MAX_"] == "0"
     assert found["data_root_found"]
     assert "uci-mlp" in found["tasks_that_need_data"]
-    assert set(found["extras"]) == {"images", "report", "rl", "tune", "lightning", "transformers", "tensorboard", "wandb"}
+    assert set(found["extras"]) == {
+        "images",
+        "report",
+        "rl",
+        "tune",
+        "lightning",
+        "transformers",
+        "tensorboard",
+        "wandb",
+    }
     for name, extra in found["extras"].items():
         assert extra["enables"]
         assert found["missing"][name] == [package for package, version in extra["packages"].items() if version is None]
