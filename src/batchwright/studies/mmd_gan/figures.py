@@ -121,8 +121,8 @@ def score_figure(results: Results, preset: str) -> StudyFigure | None:
     return StudyFigure(
         name="digits",
         title="Digits: generated images under the study's classifier",
-        caption="Method, batch size, generator steps. Points are seeds; bars are the mean with its 95 % interval. Runs with a KID above "
-        "1, of critics that a clip of 0.01 killed, are left out.",
+        caption="Method, batch size, generator steps. Points are seeds; bars are the mean with its 95 % interval. Runs with a KID "
+        "above 1, of critics that a clip of 0.01 killed, are left out.",
         panels=tuple(
             Panel(
                 title="",
