@@ -41,6 +41,8 @@ class Absent(MetaPathFinder):
 sys.meta_path[:] = [Absent()]
 """
 NEEDS = {
+    "images": "from batchwright.cli.app import run\nfrom pathlib import Path\nPath('a').mkdir()\nPath('a/b.png').write_bytes(b'x')\n"
+    "raise SystemExit(run(['gan', './a', '--image-size', '8', '--out', 'x']))",
     "rl": "from batchwright.cli.app import run\nraise SystemExit(run(['rl', 'CartPole-v1', '--out', 'x']))",
     "lightning": "import batchwright as bw\nbw.integrations.BatchSizeCallback",
     "transformers": "import batchwright as bw\nbw.integrations.BatchSizeTrainerCallback",
