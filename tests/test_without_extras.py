@@ -12,9 +12,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 # Modules of the extras, and what stands beside them in an environment of a developer.
+IMPORTED_AS = {"pillow": "PIL"}
 MODULES = sorted(
     {
-        re.match(r"[\w-]+", name).group().replace("-", "_")
+        IMPORTED_AS.get(found := re.match(r"[\w-]+", name).group().replace("-", "_"), found)
         for key, names in EXTRAS.items()
         if key not in ("dev", "docs")
         for name in names

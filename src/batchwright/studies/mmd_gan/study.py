@@ -48,4 +48,5 @@ MMD_GAN = Study(
     summarise=summarise,
     needs_data=("middle", "paper"),
     more_presets=("middle",),
+    headline="MMD GAN, clip 0.1, batch 64, 1,500 steps: class score",
 )
