@@ -70,8 +70,8 @@ def test_a_folder_of_images_without_classes_is_scored_by_pixels(tmp_path, capsys
     ("arguments", "message"),
     [
         (["digits"], "--out must name a folder"),
-        (["celeba", "--out", "OUT"], "source must be one of digits, mnist, fashion, cifar, clothing, or a folder"),
-        (["digits", "--out", "OUT", "--image-size", "30"], "image_size must be one of 8, 28, 32, 64, got 30"),
+        (["celeba", "--out", "OUT"], "TASK must be one of digits, mnist, fashion, cifar, clothing, or a folder"),
+        (["digits", "--out", "OUT", "--image-size", "30"], "--image-size must be one of 8, 28, 32, 64, got 30"),
         (
             ["digits", "--out", "OUT", "--batch-size", "many"],
             "--batch-size must be a whole number of at least 2, or auto",

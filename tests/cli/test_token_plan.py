@@ -73,7 +73,7 @@ def test_counts_as_people_write_them(text, count):
         (["--tokens", "10k", "--restart-at", "1k y"], "--restart-at must be a whole number of tokens above 0"),
         (
             ["--tokens", "10k", "--restart-at", "20k"],
-            "restart_at must rise and stay below tokens, got 20000 before 10000",
+            "--restart-at must rise and stay below tokens, got 20000 before 10000",
         ),
         (["--tokens", "10k", "--objective", "time"], "--objective must be left out with --tokens"),
         (["--tokens", "10k", "--verify"], "--verify must be left out with --tokens"),

@@ -83,7 +83,7 @@ def test_what_is_wrong_is_said_once(task, tmp_path):
 def test_a_sharded_run_out_of_memory_is_started_anew_with_what_fits(task, tmp_path):
     (tmp_path / "task.py").write_text(TASK.replace("ROOM", "6"))
     arguments = ["train", task, "--out", str(tmp_path / "a"), "--max-examples", "480", "--batch-size", "24"]
-    job = start([*arguments, "--parallel", "fsdp", "--json"], ("--max-restarts=1",))
+    job = start([*arguments, "--distributed", "fsdp", "--json"], ("--max-restarts=1",))
     out, err = job.communicate(timeout=600)
     assert job.returncode == 0, err
     assert "go on with --resume" in own_lines(err)[0]

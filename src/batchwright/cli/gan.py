@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from batchwright.cli.options import DataRoot, Device, Json, Out, Seed
+from batchwright.cli.options import DataRoot, Device, Json, Objective, Out, Resume, Seed, TrainerOptions
 from batchwright.cli.output import console, interval_text, number, print_json, progress_bar
 
 INTERRUPTED = 130
@@ -49,20 +49,13 @@ def gan(
     plan_at: Annotated[
         int, typer.Option("--plan-at", min=1, help="Generator step at which --batch-size auto measures.")
     ] = PLAN_STEPS,
-    objective: Annotated[
-        str, typer.Option("--objective", help="Of --batch-size auto: time, examples or balanced.")
-    ] = "time",
+    objective: Objective = "time",
     autoencoder_steps: Annotated[
         int, typer.Option("--autoencoder-steps", min=1, help="Of the autoencoder of gmmn-ae, before the rest.")
     ] = 3000,
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", help="Any other option of the trainer, name=value (docs/gan.md); may be repeated."),
-    ] = None,
+    option: TrainerOptions = None,
     label: Annotated[str, typer.Option("--label", help="Runs with one label are repeats.", show_default=False)] = "",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, with the same options.")
-    ] = False,
+    resume: Resume = False,
     data_root: DataRoot = None,
     out: Out = None,
     seed: Seed = 0,

@@ -28,8 +28,18 @@ MaxGradNorm = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what --out holds, as it was started.")]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", min=1, help="Processes that share the work; 1: this one alone.", show_default=False),
+    typer.Option("--workers", min=1, help="Processes that share the work.", show_default=False),
 ]
 TaskName = Annotated[
     str, typer.Argument(metavar="TASK", help="A built-in name, file.py:make_task or package.module:make_task.")
+]
+MaxExamples = Annotated[
+    int | None, typer.Option("--max-examples", min=1, help="Budget of a run.", show_default="the task's limit")
+]
+Objective = Annotated[str, typer.Option("--objective", help="Of a plan: time, examples or balanced.")]
+TrainerOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", help="Any other option of the trainer, name=value (docs/rl.md, docs/gan.md); may be repeated."
+    ),
 ]

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from batchwright.cli.options import DataRoot, Device, Json, MaxBatchSize, MaxGradNorm, Out, Seed, TaskName
+from batchwright.cli.options import DataRoot, Device, Json, MaxBatchSize, MaxGradNorm, Objective, Out, Seed, TaskName
 from batchwright.cli.output import console, interval_text, number, print_json, progress_bar
 
 
 def plan(
     task: TaskName,
-    objective: Annotated[str, typer.Option("--objective", help="time, examples or balanced.")] = "balanced",
+    objective: Objective = "balanced",
     calibrate: Annotated[
         bool,
         typer.Option("--calibrate", help="Measure the critical batch size by branches from the pilot; costs more."),

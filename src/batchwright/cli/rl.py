@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from batchwright.cli.options import Device, Json, Out, Resume, Seed, Workers
+from batchwright.cli.options import Device, Json, Out, Resume, Seed, TrainerOptions, Workers
 from batchwright.cli.output import console, number, print_json, progress_bar
 
 INTERRUPTED = 130
@@ -41,10 +41,7 @@ def rl(
     constants: Annotated[
         str, typer.Option("--constants", help="known, or observed: from data, which voids the guarantee.")
     ] = "known",
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", help="Any other option of the trainer, name=value (docs/rl.md); may be repeated."),
-    ] = None,
+    option: TrainerOptions = None,
     discount: Annotated[float | None, typer.Option("--discount", show_default="the environment's")] = None,
     horizon: Annotated[
         int | None, typer.Option("--horizon", min=1, help="Most steps of an episode.", show_default="the environment's")

@@ -6,7 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from batchwright.cli.options import DataRoot, Device, Json, MaxBatchSize, MaxGradNorm, Out, Resume, Seed, TaskName
+from batchwright.cli.options import (
+    DataRoot,
+    Device,
+    Json,
+    MaxBatchSize,
+    MaxExamples,
+    MaxGradNorm,
+    Out,
+    Resume,
+    Seed,
+    TaskName,
+)
 from batchwright.cli.output import console, number, print_json, progress_bar
 
 INTERRUPTED = 130
@@ -38,7 +49,7 @@ def train(
     micro_batch_size: Annotated[int | None, typer.Option("--micro-batch-size", min=1, show_default=False)] = None,
     max_batch_size: MaxBatchSize = None,
     lr: Annotated[float | None, typer.Option("--lr", help="At the batch size.", show_default=False)] = None,
-    max_examples: Annotated[int | None, typer.Option("--max-examples", min=1, show_default=False)] = None,
+    max_examples: MaxExamples = None,
     checkpoint_every: Annotated[int, typer.Option("--checkpoint-every", min=1, help="Optimizer steps.")] = 200,
     stop_at_target: Annotated[
         bool | None,
@@ -61,7 +72,7 @@ def train(
     parallel: Annotated[
         str,
         typer.Option(
-            "--parallel", help="Under torchrun: ddp, the whole model on each rank; or fsdp, sharded over the ranks."
+            "--distributed", help="Under torchrun: ddp, the whole model on each rank; or fsdp, sharded over the ranks."
         ),
     ] = "ddp",
     max_grad_norm: MaxGradNorm = None,

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from batchwright.cli.options import DataRoot, Device, Json, Out, Seed, TaskName
+from batchwright.cli.options import DataRoot, Device, Json, MaxExamples, Out, Resume, Seed, TaskName, Workers
 from batchwright.cli.output import console, errors, number, print_json, progress_bar
 
 
@@ -52,9 +52,7 @@ def tune(
         str | None,
         typer.Option("--metric", help="loss, or one of the task's metrics.", show_default="that of its target"),
     ] = None,
-    max_examples: Annotated[
-        int | None, typer.Option("--max-examples", min=1, help="Budget of a trial.", show_default="the task's limit")
-    ] = None,
+    max_examples: MaxExamples = None,
     early_stop: Annotated[
         bool,
         typer.Option("--early-stop/--no-early-stop", help="End trials that have no chance against earlier rounds."),
@@ -72,15 +70,7 @@ def tune(
     ] = False,
     micro_batch_size: Annotated[int | None, typer.Option("--micro-batch-size", min=1, show_default=False)] = None,
     engine: Annotated[str, typer.Option("--engine", help="local: processes here; ray: actors of a cluster.")] = "local",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            min=1,
-            help="Processes or actors.",
-            show_default="the trials of a round; locally at most the processors",
-        ),
-    ] = None,
+    workers: Workers = None,
     ray_address: Annotated[
         str | None,
         typer.Option("--ray-address", help="Of an existing cluster, such as auto.", show_default="a local one"),
@@ -91,9 +81,7 @@ def tune(
             "--optuna", help="Also write the trials to this Optuna journal, for optuna-dashboard.", show_default=False
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the search in --out, as it was started.")
-    ] = False,
+    resume: Resume = False,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "auto",

@@ -50,7 +50,7 @@ def shard(model: nn.Module, world_size: int) -> FsdpRanks:
         from torch.distributed.fsdp import fully_shard
     except ImportError as error:
         raise InputError(
-            "--parallel fsdp must have torch 2.6 or newer, got one without fully_shard; take ddp"
+            "--distributed fsdp must have torch 2.6 or newer, got one without fully_shard; take ddp"
         ) from error
     mesh = init_device_mesh(next(model.parameters()).device.type, (world_size,))
     uses = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())

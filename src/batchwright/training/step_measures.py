@@ -50,7 +50,7 @@ class StepMeasures:
         if ranks.sharded and needs & OF_EXAMPLES:
             raise InputError(
                 "a policy that measures the gradients of single examples must have the whole model on each rank, got one that is "
-                "sharded; take --parallel ddp, or noise-scale or norm-test"
+                "sharded; take --distributed ddp, or noise-scale or norm-test"
             )
         self._gatherer = Gatherer(ranks, needs)
         self._wants_examples = "inner_product_variance" in needs

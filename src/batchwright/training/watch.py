@@ -39,7 +39,7 @@ class Watch:
     ) -> None:
         if settings.stability_every is not None and ranks.sharded:
             raise InputError(
-                "the stability gauge must have the whole model on one rank, got one that is sharded; take --parallel ddp, or train "
+                "the stability gauge must have the whole model on one rank, got one that is sharded; take --distributed ddp, or train "
                 "without --stability and stability-aware"
             )
         self.notes: list[str] = []
