@@ -198,7 +198,13 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path, run_writer: 
     run_writer(tmp_path / "runs" / "a", label="mine", to_target=20000.0)
     command = [sys.executable, "-u", "-m", "batchwright", "report", str(tmp_path / "runs"), "--watch"]
     child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "300"}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "300"},
+        # A test run in the background of a shell ignores Ctrl-C, and so would its child.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert child.stdout is not None
@@ -207,7 +213,7 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path, run_writer: 
         with urllib.request.urlopen(url, timeout=60) as answer:
             assert "mine" in answer.read().decode()
         child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=30)
+        out, err = child.communicate(timeout=120)
     finally:
         child.kill()
     assert child.returncode == 0, err

@@ -344,7 +344,7 @@ def test_the_command_runs_a_cell_on_a_text_under_the_data_root(capsys, tmp_path,
     ]
     assert run([*command, *only]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert not document["result"]["conditional-gradient"]["failures"]
+    assert not document["result"]["studies"]["conditional-gradient"]["failures"]
     lines = [json.loads(line) for line in (tmp_path / "out" / "records.jsonl").read_text().splitlines()]
     found = [line for line in lines if line["kind"] == "cell"]
     assert [line["num_steps"] for line in found] == [32]

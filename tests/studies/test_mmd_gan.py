@@ -54,14 +54,14 @@ def test_a_grid_is_a_png_whose_pixels_are_the_images():
     assert torch.equal(pixels[1:3, 1:3], levels[0, 0])
     assert torch.equal(pixels[1:3, 4:6], levels[1, 0])
     assert torch.equal(pixels[4:6, 1:3], levels[2, 0])
-    assert set(pixels[4:6, 4:6].flatten().tolist()) == {128}
+    assert set(pixels[4:6, 4:6].flatten().tolist()) == {96}
     (crc,) = struct.unpack(">I", content[start + 4 + length : start + 8 + length])
     assert crc == zlib.crc32(content[start : start + 4 + length])
 
 
 def test_a_grid_in_colour_is_enlarged():
     content = grid_png(torch.zeros(2, 3, 4, 4), columns=2, zoom=3)
-    assert size_of_png(as_text(content)) == (3 * (2 * 5 + 1), 3 * 6)
+    assert size_of_png(as_text(content)) == (2 * (3 * 4 + 1) + 1, 3 * 4 + 2)
 
 
 def test_the_digits_are_split_once_and_the_classifier_knows_them(place):

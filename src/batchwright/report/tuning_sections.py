@@ -68,7 +68,7 @@ def _cards(found: TuningRecords) -> list[Html]:
         ),
         card(
             "Examples saved",
-            f"{100 * (1 - spent / saved):.0f} %" if saved > 0 else "–",
+            f"{100 * max(0.0, 1 - spent / saved):.0f} %" if saved > 0 else "–",
             "by trials that ended early",
         ),
     ]
