@@ -18,10 +18,10 @@ from batchwright.tuning.search import tune
 from batchwright.tuning.settings import TuneSettings, plan_of, radius_of
 
 _PLACES = {
-    "BPESampler": ("batchwright.tuning.optuna_sampler", "optuna"),
-    "BPESearcher": ("batchwright.tuning.ray_searcher", "ray"),
-    "export_to_optuna": ("batchwright.tuning.optuna_export", "optuna"),
-    "ray_executor": ("batchwright.tuning.ray_engine", "ray"),
+    "BPESampler": "batchwright.tuning.optuna_sampler",
+    "BPESearcher": "batchwright.tuning.ray_searcher",
+    "export_to_optuna": "batchwright.tuning.optuna_export",
+    "ray_executor": "batchwright.tuning.ray_engine",
 }
 
 __all__ = [
@@ -49,10 +49,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'batchwright.tuning' has no attribute {name!r}; it has {', '.join(__dir__())}")
-    place, library = _PLACES[name]
     try:
-        value = getattr(import_module(place), name)
+        value = getattr(import_module(_PLACES[name]), name)
     except ImportError as error:
+        library = "ray" if "ray" in _PLACES[name] else "optuna"
         raise MissingExtraError(
             f"{library} must be installed for {name}, got {type(error).__name__}: {error}; pip install 'batchwright[tune]'"
         ) from error
