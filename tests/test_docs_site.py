@@ -1,5 +1,6 @@
 """The pages of the site: their code runs, their links lead somewhere, and the navigation names every page."""
 
+import importlib
 import importlib.util
 import re
 import subprocess
@@ -103,3 +104,14 @@ def check_site(site: Path) -> None:
         assert not fetched.search(path.read_text(encoding="utf-8")), path
     assert "<math" in (site / "concepts" / "stability.html").read_text(encoding="utf-8")
     assert "noise_scale" in (site / "search" / "search_index.js").read_text(encoding="utf-8")
+
+
+def test_a_name_that_waits_for_an_extra_is_in_the_file_that_its_room_says():
+    """The pages of the API are made from these places, without the extra."""
+    late = 0
+    for room in ("tuning", "integrations"):
+        for name, place in importlib.import_module(f"batchwright.{room}")._PLACES.items():
+            source = ROOT.joinpath("src", *place.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+            assert re.search(rf"^(class|def) {name}\b", source, flags=re.MULTILINE)
+            late += 1
+    assert late >= 7
