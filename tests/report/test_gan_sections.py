@@ -14,8 +14,8 @@ from batchwright.gan.presets import preset_networks, preset_options
 from batchwright.gan.run import run_gan
 from batchwright.gan.sources import load_images
 from batchwright.report import write_report
+from batchwright.report.any_records import read_any
 from batchwright.report.collect import collect
-from batchwright.report.gan_records import read_gan
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
 
 
 def test_a_run_is_read_as_it_was_recorded(folder: Path):
-    found = read_gan(folder, "run")
+    found = read_any(folder, "run")
     assert (found.task, found.label, found.seed, found.method) == ("digits", "a <b>", 3, "mmd-gan")
     assert found.num_steps == 30
     assert found.reason == "steps"
@@ -76,10 +76,10 @@ def test_a_grid_outside_of_the_run_or_no_png_is_not_shown(folder: Path):
     path = folder / "records.jsonl"
     text = path.read_text()
     path.write_text(text.replace("grids/step-0000030.png", "../secret.png"))
-    assert read_gan(folder, "run").looks[-1].grid == ""
+    assert read_any(folder, "run").looks[-1].grid == ""
     path.write_text(text)
     (folder / "grids" / "step-0000030.png").write_text("<svg onload=alert(1)>")
-    assert read_gan(folder, "run").looks[-1].grid == ""
+    assert read_any(folder, "run").looks[-1].grid == ""
     assert "Samples over time" not in write_report(folder).read_text()
 
 
@@ -92,6 +92,6 @@ def test_damaged_records_are_told_and_a_run_that_has_just_begun_makes_a_page(fol
     del evaluation["kid"]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(RecordError, match="KeyError"):
-        read_gan(folder, "run")
+        read_any(folder, "run")
     with pytest.raises(RecordError, match="it cannot be read"):
         collect(folder)

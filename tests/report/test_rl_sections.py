@@ -8,8 +8,8 @@ import pytest
 
 from batchwright.core.errors import RecordError
 from batchwright.report import write_report
+from batchwright.report.any_records import read_any
 from batchwright.report.collect import collect
-from batchwright.report.rl_records import read_rl
 from batchwright.report.rl_sections import _first_return
 from batchwright.rl import LQG, GaussianPolicy, SafePolicyGradient
 from batchwright.rl.lqg_exact import clipped_return
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_run_is_read_as_it_was_recorded(folder: Path):
-    found = read_rl(folder / "run-0", "run-0")
+    found = read_any(folder / "run-0", "run-0")
     run = SafePolicyGradient(LQG(), GaussianPolicy(1, 1), delta=0.5, budget=12_000).train()
     assert [point.batch_size for point in found.updates] == [update.batch_size for update in run.updates]
     assert found.promised == pytest.approx(sum(update.guaranteed_improvement for update in run.updates))
@@ -66,7 +66,7 @@ def test_damaged_records_are_told_and_the_rest_is_shown(folder: Path):
     del lines[1]["batch_size"]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(RecordError, match="KeyError"):
-        read_rl(folder / "run-1", "run-1")
+        read_any(folder / "run-1", "run-1")
     collected = collect(folder)
     assert [run.folder for run in collected.rl] == ["run-0"]
     assert "run-1" in collected.warnings[0]
@@ -79,7 +79,7 @@ def test_a_run_that_has_just_begun_makes_a_page(folder: Path):
 
 
 def test_improvement_counts_from_every_batch_of_the_first_policy(folder: Path):
-    found = read_rl(folder / "run-0", "run-0")
+    found = read_any(folder / "run-0", "run-0")
     moved = next(place for place, point in enumerate(found.updates) if point.step_size > 0)
     still = found.updates[: moved + 1]
     assert moved > 0

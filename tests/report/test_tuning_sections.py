@@ -10,9 +10,9 @@ from tests import tuning_functions as functions
 import batchwright as bw
 from batchwright.core.errors import RecordError
 from batchwright.report import write_report
+from batchwright.report.any_records import read_any
 from batchwright.report.collect import collect
 from batchwright.report.figures.tuning import profile_figure, slice_figure
-from batchwright.report.tuning_records import read_tuning
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def searched(tmp_path_factory):
 
 def test_a_search_is_read_as_it_was_written(searched):
     folder, found = searched
-    read = read_tuning(folder / "a", "a")
+    read = read_any(folder / "a", "a")
     assert dict(read.values) == dict(found.values)
     assert dict(read.plain) == dict(found.plain.values)
     assert read.expected.value == found.best.mean
@@ -45,7 +45,7 @@ def test_a_search_is_read_as_it_was_written(searched):
 
 
 def test_the_slice_holds_the_model_and_what_is_eliminated(searched):
-    read = read_tuning(searched[0] / "a", "a")
+    read = read_any(searched[0] / "a", "a")
     drawn = slice_figure(read)
     assert [view.name for view in drawn.views] == ["posterior mean", "uncertainty", "worst when off"]
     assert all(len(view.visible) == len(drawn.plot.data) for view in drawn.views)
@@ -79,7 +79,7 @@ def test_a_search_that_has_just_begun_or_is_damaged_makes_a_page(searched, tmp_p
     last["slice"]["mean"] = [1.0]
     (tmp_path / "damaged" / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in broken))
     with pytest.raises(RecordError, match="a view must hold"):
-        read_tuning(tmp_path / "damaged", "damaged")
+        read_any(tmp_path / "damaged", "damaged")
     collected = collect(tmp_path)
     assert [search.folder for search in collected.tuning] == ["begun"]
     assert "damaged" in collected.warnings[0]

@@ -138,8 +138,8 @@ def test_of_a_thousand_runs_one_that_changed_is_read_anew(
         (folder / RECORDS_NAME).write_text(text)
     read = []
     collecting = sys.modules["batchwright.report.collect"]  # the room exports a function of this name
-    reader = collecting.read_run
-    monkeypatch.setattr(collecting, "read_run", lambda path, name: read.append(name) or reader(path, name))
+    reader = collecting.read_any
+    monkeypatch.setattr(collecting, "read_any", lambda path, name: read.append(name) or reader(path, name))
     status, page = get(watch)
     assert status == 200
     assert len(read) == 1000

@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 from batchwright.core.errors import RecordError
 from batchwright.core.records import RECORDS_NAME, read_json
 from batchwright.core.study_set import SET_NAME, StudySet
-from batchwright.report.gan_records import GanRecords, is_gan, read_gan
+from batchwright.report.any_records import AnyRecords, read_any
+from batchwright.report.gan_records import GanRecords
 from batchwright.report.plan_records import PlanRecord, VerificationRecord, parse_plan, parse_verification
-from batchwright.report.rl_records import RlRecords, is_rl, read_rl
-from batchwright.report.run_records import RunRecords, read_run
+from batchwright.report.rl_records import RlRecords
+from batchwright.report.run_records import RunRecords
 from batchwright.report.study_overview import parse_set
 from batchwright.report.text import natural_key, plural
-from batchwright.report.tuning_records import TuningRecords, is_tuning, read_tuning
+from batchwright.report.tuning_records import TuningRecords
 
 PLAN_NAME = "plan.json"
 VERIFICATION_NAME = "verification.json"
@@ -63,7 +64,7 @@ class Collected:
     sets: Mapping[str, StudySet] = field(default_factory=dict)
 
     @property
-    def every_run(self) -> list[RunRecords | RlRecords | GanRecords | TuningRecords]:
+    def every_run(self) -> list[AnyRecords]:
         """The runs and searches of all kinds."""
         return [*self.runs, *self.rl, *self.gan, *self.tuning]
 
@@ -156,13 +157,8 @@ def _again(path: Path, name: str, reader: Callable[[Path, str], Item], before: R
     return item
 
 
-def _read_records(path: Path, name: str) -> RunRecords | RlRecords | GanRecords | TuningRecords:
-    folder = Path(name).parent.as_posix()
-    if is_gan(path.parent):
-        return read_gan(path.parent, folder)
-    if is_tuning(path.parent):
-        return read_tuning(path.parent, folder)
-    return read_rl(path.parent, folder) if is_rl(path.parent) else read_run(path.parent, folder)
+def _read_records(path: Path, name: str) -> AnyRecords:
+    return read_any(path.parent, Path(name).parent.as_posix())
 
 
 def _read_study(path: Path, name: str) -> Mapping[str, Any]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchwright.core.errors import RecordError
-from batchwright.core.records import Records, read_records
+from batchwright.core.records import Records
 from batchwright.core.serialization import from_plain
 from batchwright.core.statistics import Interval
 from batchwright.report.run_records import LARGEST, thin
@@ -143,25 +142,8 @@ class GanRecords:
     num_torn: int = 0
 
 
-def is_gan(folder: Path) -> bool:
-    """Whether the records of a folder are those of a GAN."""
-    return any(line["kind"] == "start" and line.get("system") == SYSTEM for line in read_records(folder).lines[:3])
-
-
-def read_gan(folder: Path, name: str) -> GanRecords:
-    """Read the run in ``folder`` and call it ``name``.
-
-    Raises:
-        RecordError: If its records are missing or damaged.
-    """
-    records = read_records(folder)
-    try:
-        return _run(records, folder, name)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, IndexError) as error:
-        raise RecordError(f"{folder} must hold the records of a run, got {type(error).__name__}: {error}") from error
-
-
-def _run(records: Records, folder: Path, name: str) -> GanRecords:
+def parse_gan(records: Records, folder: Path, name: str) -> GanRecords:
+    """What the records in ``folder`` say of a GAN, called ``name``."""
     start, ends = records.of_kind("start")[0], records.of_kind("end")
     steps, plans, looks = records.of_kind("step"), records.of_kind("batch-plan"), records.of_kind("evaluation")
     # Each grid is a file; a few of them, the first and the last among them, are carried by the page.

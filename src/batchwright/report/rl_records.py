@@ -7,8 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from batchwright.core.errors import RecordError
-from batchwright.core.records import Records, read_records
+from batchwright.core.records import Records
 from batchwright.core.statistics import Interval
 from batchwright.report.run_records import LARGEST, thin
 
@@ -96,25 +95,8 @@ class RlRecords:
     num_torn: int = 0
 
 
-def is_rl(folder: Path) -> bool:
-    """Whether the records of a folder are those of a safe policy gradient."""
-    return any(line["kind"] == "start" and line.get("system") == SYSTEM for line in read_records(folder).lines[:3])
-
-
-def read_rl(folder: Path, name: str) -> RlRecords:
-    """Read the run in ``folder`` and call it ``name``.
-
-    Raises:
-        RecordError: If its records are missing or damaged.
-    """
-    records = read_records(folder)
-    try:
-        return _run(records, name)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise RecordError(f"{folder} must hold the records of a run, got {type(error).__name__}: {error}") from error
-
-
-def _run(records: Records, name: str) -> RlRecords:
+def parse_rl(records: Records, folder: Path, name: str) -> RlRecords:
+    """What the records in ``folder`` say of a safe policy gradient, called ``name``."""
     start = records.of_kind("start")[0]
     ends = records.of_kind("end")
     lines = records.of_kind("update")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from batchwright.core.checks import check_number
 from batchwright.core.errors import RecordError
-from batchwright.core.records import Records, read_records
+from batchwright.core.records import Records
 from batchwright.core.serialization import from_plain
 from batchwright.core.statistics import Interval
 
@@ -197,19 +197,6 @@ class RunRecords:
         return next((name for name in names if name != "loss"), "loss")
 
 
-def read_run(folder: Path, name: str) -> RunRecords:
-    """Read the run in ``folder`` and call it ``name``.
-
-    Raises:
-        RecordError: If its records are missing or damaged.
-    """
-    records = read_records(folder)
-    try:
-        return _run(records, name)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise RecordError(f"{folder} must hold the records of a run, got {type(error).__name__}: {error}") from error
-
-
 def thin(items: Sequence[Item], at_most: int = MAX_POINTS) -> tuple[Item, ...]:
     """Evenly chosen items, the first and the last among them."""
     if len(items) <= at_most:
@@ -218,7 +205,8 @@ def thin(items: Sequence[Item], at_most: int = MAX_POINTS) -> tuple[Item, ...]:
     return tuple(items[round(i * gap)] for i in range(at_most))
 
 
-def _run(records: Records, name: str) -> RunRecords:
+def parse_run(records: Records, folder: Path, name: str) -> RunRecords:
+    """What the records in ``folder`` say of a training run, called ``name``."""
     starts, ends = records.of_kind("start"), records.of_kind("end")
     if not starts:
         raise RecordError("no start record")

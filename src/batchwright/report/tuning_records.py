@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchwright.core.errors import RecordError
-from batchwright.core.records import Records, read_records
+from batchwright.core.records import Records
 from batchwright.core.statistics import Interval
 
 SYSTEM = "tuning"
@@ -143,25 +142,8 @@ class TuningRecords:
     num_torn: int = 0
 
 
-def is_tuning(folder: Path) -> bool:
-    """Whether the records of a folder are the journal of a search."""
-    return any(line["kind"] == "start" and line.get("system") == SYSTEM for line in read_records(folder).lines[:3])
-
-
-def read_tuning(folder: Path, name: str) -> TuningRecords:
-    """Read the search in ``folder`` and call it ``name``.
-
-    Raises:
-        RecordError: If its records are missing or damaged.
-    """
-    records = read_records(folder)
-    try:
-        return _search(records, name)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, IndexError) as error:
-        raise RecordError(f"{folder} must hold the journal of a search, got {type(error).__name__}: {error}") from error
-
-
-def _search(records: Records, name: str) -> TuningRecords:
+def parse_tuning(records: Records, folder: Path, name: str) -> TuningRecords:
+    """What the records in ``folder`` say of a search, called ``name``."""
     start = records.of_kind("start")[0]
     settings, metric = start["settings"], start["settings"]["metric"]
     found, pictures = records.of_kind("recommendation"), records.of_kind("picture")
