@@ -20,7 +20,10 @@ def study(
         bool, typer.Option("--all", help="Every study, one after another, and one page of them all.")
     ] = False,
     preset: Annotated[
-        str, typer.Option("--preset", help="smoke (under a minute), laptop (minutes) or paper (a GPU).")
+        str,
+        typer.Option(
+            "--preset", help="smoke (under a minute), laptop (minutes), paper (a GPU); some have middle or race."
+        ),
     ] = "smoke",
     only: Annotated[str, typer.Option("--only", help="Only the cells whose name holds this text.")] = "",
     resume: Resume = False,
