@@ -49,13 +49,21 @@ def train(model: nn.Module, task: bw.Task, micro_batch_size: int) -> tuple[int, 
     return update.num_micro_batches, torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
+def print_in_order(line: str) -> None:
+    """The lines of all ranks, by rank 0 alone: two processes that write to one pipe may write into each other's lines."""
+    lines = [""] * dist.get_world_size()
+    dist.all_gather_object(lines, line)
+    if dist.get_rank() == 0:
+        print("\n".join(lines), flush=True)
+
+
 def run_rank(rank: int, folder: str) -> None:
     """One process."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     task = make_task()
     found = bw.measure.memory(task, budget_bytes=(400_000, 100_000)[rank], confirm=False)
-    print(f"rank {rank}: ceiling {found.max_micro_batch_size}. {' '.join(found.warnings)}", flush=True)
+    print_in_order(f"rank {rank}: ceiling {found.max_micro_batch_size}. {' '.join(found.warnings)}")
     torch.manual_seed(1)
     alone = task.model()
     model = DistributedDataParallel(task.model())
@@ -63,7 +71,7 @@ def run_rank(rank: int, folder: str) -> None:
     passes, parameters = train(model, task, MICRO_BATCH_SIZES[rank])
     expected = train(alone, task, 50)[1]
     error = float((parameters - expected).norm() / expected.norm())
-    print(f"rank {rank}: {passes} passes a step, off from one process by {error:.0e}", flush=True)
+    print_in_order(f"rank {rank}: {passes} passes a step, off from one process by {error:.0e}")
     dist.barrier()
     os._exit(0)  # gloo's threads may abort a process that is taken down while its peer leaves
 
