@@ -34,6 +34,10 @@ class Host(Protocol):
         """The loop over an update begins."""
         ...
 
+    def check_kept(self, update: "Update") -> None:
+        """Gradients of its micro-batches so far must be there still."""
+        ...
+
     def end(self, update: "Update") -> None:
         """All its gradients are there."""
         ...
@@ -133,10 +137,13 @@ class Update:
 
         Raises:
             TaskError: If the losses are not one number an example, or the weights are not of their shape.
-            InputError: If no micro-batch waits for it, or only some micro-batches have weights.
+            InputError: If no micro-batch waits for it, only some micro-batches have weights, or the gradients of those before it
+                were cleared.
         """
         num_examples = self._check(losses, weights)
         engine = self._engine
+        if self._loss_sum is not None:
+            engine.check_kept(self)
         noise = None
         if self._noise is not None and num_examples:
             noise = self._noise[self.num_examples - num_examples : self.num_examples].to(losses.device)
@@ -261,7 +268,8 @@ class Update:
         if not losses.is_floating_point() or not first or (weights is None and losses.ndim != 1):
             raise TaskError(
                 f"losses must hold one floating-point loss an example, shape ({num_examples},), got shape {tuple(losses.shape)} of "
-                f"{str(losses.dtype).removeprefix('torch.')}; use reduction='none', and for a loss a token give weights too"
+                f"{str(losses.dtype).removeprefix('torch.')}; use reduction='none', and for a loss a token keep the examples along "
+                "the first axis, (B, T), and give weights of that shape"
             )
         if weights is not None and weights.shape != losses.shape:
             raise TaskError(
