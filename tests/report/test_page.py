@@ -267,6 +267,14 @@ def test_runs_alone_name_the_cheapest_label_only_where_its_interval_says_so(tmp_
     assert "none of them clearly needs the fewest examples" in read(write_report(tmp_path)).text
 
 
+def test_a_label_whose_batch_grew_says_from_what_to_what(tmp_path: Path, run_writer: Writer):
+    for seed in range(2):
+        run_writer(tmp_path / f"a{seed}", label="fixed", seed=seed, batch_size=32)
+        run_writer(tmp_path / f"b{seed}", label="growing", seed=seed, batch_size=32, adaptive=True)
+    labels = read(write_report(tmp_path)).text.partition("Every run")[0]
+    assert labels.count("32 → 256") == 1
+
+
 def test_run_that_has_just_begun_makes_a_page(tmp_path: Path, run_writer: Writer):
     path = run_writer(tmp_path, reason="") / "records.jsonl"
     path.write_text(path.read_text().splitlines(keepends=True)[0])
