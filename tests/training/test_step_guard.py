@@ -87,3 +87,34 @@ def test_skipped_updates_measured_steps_and_a_later_engine_stay_usable():
         for batch in update:
             update.backward(loss(model, batch))
     assert later.num_steps == 2
+
+
+def test_an_engine_that_was_given_up_in_an_update_stops_nobody():
+    given_up = make_engine(micro_batch_size=5)
+    model, optimizer = given_up.model, given_up.optimizer
+    open_loop = iter(next(iter(given_up)))  # as the traceback of an error in the loop would hold it
+    next(open_loop)
+    after = bw.BatchEngine(model, optimizer, make_data(100), batch_size=50, micro_batch_size=10)
+    for update in after:
+        for batch in update:
+            update.backward(loss(model, batch))
+    assert after.num_steps == 2
+    with pytest.raises(InputError, match=r"an update that is given up ends with its skip\(\)"):
+        optimizer.step()
+    assert given_up.update is not None
+    given_up.update.skip()
+    optimizer.zero_grad()
+    optimizer.step()
+    open_loop.close()
+
+
+def test_a_loop_that_was_left_leaves_the_optimizer_to_its_user():
+    engine = make_engine(micro_batch_size=5)
+    update = next(iter(engine))
+    for batch in update:
+        update.backward(loss(engine.model, batch))
+        break
+    engine.optimizer.zero_grad()
+    engine.optimizer.step()  # none of the engine's business, which names the update that was left when it goes on
+    with pytest.raises(InputError, match="an update must be gone through to its end"):
+        engine.next_update()

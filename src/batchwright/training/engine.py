@@ -283,4 +283,4 @@ class BatchEngine(EngineSteps):
         """
         load_state(self, state)
         self.update = None
-        self.guard.abandon()
+        self.guard.leave()

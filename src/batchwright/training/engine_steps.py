@@ -67,6 +67,10 @@ class EngineSteps:
         if update.measured:
             self.gatherer.begin(update.num_micro_batches)
 
+    def loop_left(self, update: Update) -> None:
+        """The loop over an update's micro-batches is over, or was left."""
+        self.guard.leave()
+
     def check_kept(self, update: Update) -> None:
         """A further micro-batch of an update is about to add its gradient."""
         # A measured step takes each micro-batch's gradient apart, and a sharded model keeps what is not reduced elsewhere.
@@ -151,7 +155,7 @@ class EngineSteps:
 
     def leave_out(self, update: Update) -> None:
         """Drop the gradients of an update, and count its examples as used."""
-        self.guard.abandon()
+        self.guard.leave()
         if update.measured:
             self.gatherer.abandon()
         self.optimizer.zero_grad(set_to_none=True)
@@ -161,7 +165,7 @@ class EngineSteps:
 
     def put_back(self, update: Update) -> None:
         """An update is to be made anew from its beginning: drop its gradients, and have its examples come again."""
-        self.guard.abandon()
+        self.guard.leave()
         if update.measured:
             self.gatherer.abandon()
         self.optimizer.zero_grad(set_to_none=True)

@@ -14,6 +14,9 @@ from torch.optim import Optimizer
 
 from batchwright.core.errors import InputError
 
+# Optimizers that an engine is stepping now: an engine that was given up in the middle of an update must not stop the one after it.
+_STEPPING: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
+
 
 class StepGuard:
     """Watches one optimizer for one engine; it goes with the engine.
@@ -24,8 +27,8 @@ class StepGuard:
     """
 
     def __init__(self, optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
-        self._parameters = parameters
-        self._inside = self._own = False
+        self._optimizer, self._parameters = weakref.ref(optimizer), parameters
+        self._inside = False
         self._used: tuple[weakref.ref[Tensor], int] | None = None
         me = weakref.ref(self)
 
@@ -41,18 +44,21 @@ class StepGuard:
         """An update begins."""
         self._inside, self._used = True, None
 
-    def abandon(self) -> None:
-        """An update is dropped."""
+    def leave(self) -> None:
+        """The loop over an update is over, or was left."""
         self._inside = False
 
     @contextmanager
     def own_step(self) -> Iterator[None]:
         """The engine's own step, which ends the update."""
-        self._own = True
+        optimizer = self._optimizer()
+        assert optimizer is not None  # the engine holds it
+        _STEPPING.add(optimizer)
         try:
             yield
         finally:
-            self._own = self._inside = False
+            _STEPPING.discard(optimizer)
+            self._inside = False
         gradient = self._first()
         self._used = None if gradient is None else (weakref.ref(gradient), gradient._version)
 
@@ -60,14 +66,15 @@ class StepGuard:
         """A step is about to be made.
 
         Raises:
-            InputError: If it is not the engine's, and is one inside an update or on the gradient of a step that was made.
+            InputError: If it is no engine's, and is one inside an update or on the gradient of a step that was made.
         """
-        if self._own:
+        if self._optimizer() in _STEPPING:
             return
         if self._inside:
             raise InputError(
                 "optimizer.step() must be left to the engine, got a call inside the loop over an update; take it out, and "
-                "optimizer.zero_grad() with it: the step is made when the inner loop ends"
+                "optimizer.zero_grad() with it: the step is made when the inner loop ends; an update that is given up ends with its "
+                "skip()"
             )
         if self._used is None:
             return

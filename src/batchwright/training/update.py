@@ -34,6 +34,10 @@ class Host(Protocol):
         """The loop over an update begins."""
         ...
 
+    def loop_left(self, update: "Update") -> None:
+        """The loop over it is over, or was left."""
+        ...
+
     def check_kept(self, update: "Update") -> None:
         """Gradients of its micro-batches so far must be there still."""
         ...
@@ -103,22 +107,25 @@ class Update:
         engine, stream = self._engine, self._engine.stream
         engine.begin(self)
         self._noise = engine.noise_of(self)
-        for number, size in enumerate(self._sizes):
-            batch, found = stream.take(size) if size else (stream.stand_in(), 0)
-            last = number == len(self._sizes) - 1 or (stream.num_examples is None and stream.exhausted)
-            engine.ranks.before_micro_batch(last=last, measured=self.measured)
-            self._present = found
-            self.num_examples += found
-            yield batch if engine.device is None else to_device(batch, engine.device)
-            if self._state == "skipped":
-                return
-            if self._waits:
-                raise InputError(
-                    f"update.backward(losses) must be called once for each micro-batch, got none for number {number + 1} of "
-                    f"{len(self._sizes)}; call it, or call update.skip() to leave the update out"
-                )
-            if last:
-                break
+        try:
+            for number, size in enumerate(self._sizes):
+                batch, found = stream.take(size) if size else (stream.stand_in(), 0)
+                last = number == len(self._sizes) - 1 or (stream.num_examples is None and stream.exhausted)
+                engine.ranks.before_micro_batch(last=last, measured=self.measured)
+                self._present = found
+                self.num_examples += found
+                yield batch if engine.device is None else to_device(batch, engine.device)
+                if self._state == "skipped":
+                    return
+                if self._waits:
+                    raise InputError(
+                        f"update.backward(losses) must be called once for each micro-batch, got none for number {number + 1} of "
+                        f"{len(self._sizes)}; call it, or call update.skip() to leave the update out"
+                    )
+                if last:
+                    break
+        finally:
+            engine.loop_left(self)
 
     def finish(self) -> None:
         """Make the step."""
