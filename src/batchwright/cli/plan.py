@@ -56,12 +56,12 @@ def plan(
         float | None,
         typer.Option(
             "--budget-steps",
-            help="Cost of measuring, in plain steps.",
+            help="About what measuring may cost, in plain steps.",
             show_default="300; with --tokens a tenth of the run, 300 to 1000",
         ),
     ] = None,
     budget_seconds: Annotated[
-        float | None, typer.Option("--budget-seconds", help="Cost of measuring, in seconds.", show_default=False)
+        float | None, typer.Option("--budget-seconds", help="The same, in seconds.", show_default=False)
     ] = None,
     max_batch_size: MaxBatchSize = None,
     memory: Annotated[
