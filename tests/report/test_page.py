@@ -232,6 +232,18 @@ def test_plan_alone_makes_a_page(tmp_path: Path, plan_maker: Maker):
     assert "Every run" not in page.text
 
 
+def test_an_lr_that_nothing_estimated_has_no_interval(tmp_path: Path, plan_maker: Maker):
+    plan = plan_maker()
+    write_json(tmp_path / "plan.json", plan)
+    assert "lr 0.21 (0.16–0.26), momentum" in read(write_report(tmp_path)).text
+    plan["lr"] = plan["base_lr"] = 0.2
+    plan["intervals"]["lr"] = {"value": 0.2, "low": 0.2, "high": 0.2, "level": 0.95}
+    write_json(tmp_path / "plan.json", plan)
+    text = read(write_report(tmp_path)).text
+    assert "lr 0.2, momentum" in text
+    assert "0.2–0.2" not in text
+
+
 def test_bare_plan_makes_a_page_without_figures(tmp_path: Path):
     write_json(tmp_path / "plan.json", {"task": "t", "batch_size": 100, "micro_batch_size": 100, "lr": 0.1})
     page = read(write_report(tmp_path))

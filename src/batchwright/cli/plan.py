@@ -211,7 +211,8 @@ def _print(plan: Any, path: Path | None) -> None:
         rows.append(("batch normalization", "", "normalization"))
     for name, value, key in rows:
         interval = plan.intervals.get(key)
-        ends = f"{number(interval.low)} to {number(interval.high)}" if interval else ""
+        # What was not estimated, as the task's own lr at its own batch size, has no interval.
+        ends = f"{number(interval.low)} to {number(interval.high)}" if interval and interval.low < interval.high else ""
         table.add_row(name, value or (number(interval.value) if interval else ""), ends, plan.reasons[key])
     screen.print(table)
     excess = plan.intervals["excess_time"]
