@@ -166,8 +166,8 @@ def test_the_batches_said_to_halve_the_interval_halve_it():
         return noise_scale(model, lambda model, batch: model(batch).squeeze(1), batches)
 
     ratios = []
-    for _ in range(60):
-        found = measure(64)
+    for _ in range(24):
+        found = measure(40)
         again = measure(found.num_batches + found.batches_to_halve)
         ratios.append((again.high - again.low) / (found.high - found.low))
     logs = torch.tensor(ratios).log2()
