@@ -46,8 +46,7 @@ EXPLANATIONS = {
 
 def headline(plan: PlanRecord) -> str:
     """The plan in one sentence."""
-    interval = plan.intervals.get("batch_size")
-    lr = plan.intervals.get("lr")
+    interval, lr = plan.intervals.get("batch_size"), _lr_interval(plan)
     momentum = f", momentum {estimate(plan.momentum)}" if plan.momentum is not None else ""
     return (
         f"Train {plan.task} with batch size {count(plan.batch_size)}{_behind(interval, count)}, "
@@ -58,7 +57,7 @@ def headline(plan: PlanRecord) -> str:
 
 def answer_cards(plan: PlanRecord) -> Html:
     """The numbers of the answer with their intervals, and below them those that it stands on."""
-    size, lr = plan.intervals.get("batch_size"), plan.intervals.get("lr")
+    size, lr = plan.intervals.get("batch_size"), _lr_interval(plan)
     answer = [
         card("Batch size", count(plan.batch_size), _detail(size, count, _base(plan.base_batch_size, count)), size),
         card("Learning rate", estimate(plan.lr), _detail(lr, estimate, _base(plan.base_lr, estimate)), lr),
@@ -248,10 +247,11 @@ def _curvature_lines(plan: PlanRecord) -> list[str]:
     if found is None or top is None:
         return []
     part = f"{percent(plan.lr / top.value)} of" if top.value > 0 else "beyond"
+    allowed = with_span(top) if top.low < top.high else estimate(top.value)
     eigenvalue = "" if found.sharpness_converged else " at least"
     return [
         f"The learning rate is {part} the largest one that the curvature at step {count(found.step)} of the pilot allows, "
-        f"{with_span(top)}; the largest eigenvalue there is{eigenvalue} {estimate(found.sharpness)}."
+        f"{allowed}; the largest eigenvalue there is{eigenvalue} {estimate(found.sharpness)}."
     ]
 
 
@@ -290,6 +290,8 @@ def _interval_cells(key: str, interval: Interval) -> Sequence[str]:
         value, _, ends = seconds_with_span(interval).partition(" (")
         return value, ends.removesuffix(")"), percent(interval.level)
     write: Format = count if key in ("batch_size", "micro_batch_size") else estimate
+    if interval.low == interval.high:  # given, or bounded by one eigenvalue: no scatter was measured
+        return _value(interval, write), "none", "–"
     return _value(interval, write), span(interval, write), percent(interval.level)
 
 
@@ -311,6 +313,12 @@ def _base(value: float | None, write: Format) -> str:
 
 def _best(best: Setting | None) -> str:
     return f"best found: batch size {count(best.batch_size)}, lr {estimate(best.lr)}" if best is not None else ""
+
+
+def _lr_interval(plan: PlanRecord) -> Interval | None:
+    """None where the learning rate is the task's own at its own batch size, which nothing estimates."""
+    interval = plan.intervals.get("lr")
+    return interval if interval is not None and interval.low < interval.high else None
 
 
 def _behind(interval: Interval | None, write: Format) -> str:
