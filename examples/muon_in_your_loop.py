@@ -49,7 +49,7 @@ class GPT(nn.Module):
 
 
 def batches(seed: int) -> Tensor:
-    """Endless texts whose second half repeats the first: half of them can be foretold, so no loss can fall below ln(32) * 11 / 23 = 1.66."""
+    """Endless texts whose second half repeats the first, which cannot be foretold: no loss can fall below ln(32) * 11 / 23 = 1.66."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         half = torch.randint(VOCABULARY, (32, LENGTH // 2), generator=generator)
