@@ -9,8 +9,9 @@ import batchwright as bw
 
 def test_the_blocks_of_the_page_run_in_order(capsys):
     names, number = run_blocks("mmd.md")
-    assert number == 5
+    assert number == 6
     told = capsys.readouterr().out
+    assert names["tables"].p_value < 0.05
     buffered, larger, contiguous, interleaved = names["rows"]
     assert larger.ratio > 2 * buffered.ratio > 4
     assert contiguous.adjusted_p_value == 0.04

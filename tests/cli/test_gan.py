@@ -42,6 +42,14 @@ def test_auto_tells_the_evidence_and_what_it_does_not_claim(tmp_path, capsys):
     assert line["plan"]["generator"]["points"]
 
 
+def test_auto_that_ends_before_its_plan_says_so(tmp_path, capsys):
+    assert run(["gan", "digits", "--steps", "2", "--batch-size", "auto", "--out", str(tmp_path), *QUICK]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "the batch size was not planned: the run ended at generator step 2, before --plan-at 100" in told
+    assert "--option warmup_critic_steps" in told
+    assert "was not planned" in read_records(tmp_path).of_kind("warning")[-1]["text"]
+
+
 @pytest.mark.parametrize("method", ["gmmn", "gmmn-ae"])
 def test_the_baselines_run(method, tmp_path, capsys):
     command = ["gan", "digits", "--method", method, "--batch-size", "100", "--steps", "2", "--json"]

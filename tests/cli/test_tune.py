@@ -23,7 +23,7 @@ def test_a_search_prints_its_plan_first_and_its_result_as_json(tmp_path, capsys)
     assert document["cost"]["num_examples"] > 0
     assert run(["tune", "digits-mlp", "--resume", "--out", out, "--workers", "1"]) == 0
     told = capsys.readouterr().out
-    assert told.startswith("6 trials in 2 rounds: 3, 3.\n")
+    assert told.startswith("6 trials in 2 rounds: 3, 3; 6 trials are there already.\n")
     assert "Recommended: lr" in told
     assert run(["report", out, "--json"]) == 0
     page = (tmp_path / "a" / "report.html").read_text()

@@ -105,6 +105,17 @@ def test_what_cannot_be_replaced_is_reported_with_the_reason():
     assert "0 layers changed, 7 kept" in str(done)
 
 
+def test_a_report_of_many_layers_says_what_they_share_once():
+    model = nn.Sequential(nn.BatchNorm2d(8), nn.BatchNorm2d(16), nn.BatchNorm2d(32, momentum=0.2))
+    lines = str(bw.nn.convert(model, "ghost", ghost_size=2)).splitlines()
+    assert max(map(len, lines)) < 136
+    assert lines[1].startswith("  all of them, before and after: eps=1e-05, ")
+    assert "momentum" not in lines[1]
+    assert "ghost_size=2" in lines[2]
+    assert lines[3].startswith("  0: BatchNorm2d(8, momentum=0.1) -> GhostBatchNorm2d(8, momentum=0.1) (")
+    assert lines[5].startswith("  2: BatchNorm2d(32, momentum=0.2) -> GhostBatchNorm2d(32, momentum=0.2) (")
+
+
 def test_unknown_targets_and_options_are_refused():
     with pytest.raises(InputError, match="to must be one of batch, ghost, group, kalman, renorm"):
         bw.nn.convert(nn.BatchNorm1d(4), "goast")

@@ -51,6 +51,8 @@ def test_a_model_counts_its_own_matrices_and_their_uses():
     tokens = muon_cost(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 9)), uses=16, route="newton-schulz", depth=5)
     assert (tokens.batch_size, tokens.tokens) == (pytest.approx(20), pytest.approx(320))
     assert "below 20 examples (320 tokens) an update" in tokens.sentence()
+    often = muon_cost(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 9)), uses=1024, route="newton-schulz", depth=5)
+    assert "below 0.31 examples (320 tokens) an update" in often.sentence()
 
 
 def test_amortisation_divides_and_the_default_costs_less():

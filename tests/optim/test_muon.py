@@ -1,6 +1,7 @@
 """Muon against a slow plain version and torch's own, its state, its groups, and what it leaves alone."""
 
 import copy
+import inspect
 import math
 
 import pytest
@@ -338,3 +339,10 @@ def test_work_is_shared_evenly():
     found = owners([1.0] * 7, 3)
     assert sorted(found.count(rank) for rank in range(3)) == [2, 2, 3]
     assert owners([10.0, 1.0, 1.0, 1.0], 2) == [0, 1, 1, 1]
+
+
+def test_a_model_in_place_of_its_groups_is_refused_with_the_way_to_them():
+    with pytest.raises(
+        InputError, match=r"got the module Linear; batchwright.optim.param_groups\(model\) makes the groups"
+    ):
+        inspect.unwrap(Muon.__init__)(object.__new__(Muon), nn.Linear(2, 2))

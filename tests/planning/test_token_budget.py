@@ -185,3 +185,11 @@ def test_the_bound_does_not_hold_with_too_few_steps():
     found = unrolled_bound(ScgConstants(), tokens=100.0, batch_tokens=[10.0, 100.0], c=1.0, eta=1.0, alpha=0.1)
     assert math.isfinite(found[0])
     assert found[1] == math.inf
+
+
+def test_the_numbers_of_the_page():
+    base = TokenBudget(batch_size=16, sequence_length=64, lr=2e-4, tokens=1e6)
+    one = token_budget(base=base, tokens=1e7)
+    assert (one.batch_size, one.sequence_length, round(one.lr, 7)) == (74, 64, 9.25e-5)
+    both = token_budget(base=base, tokens=1e7, grow="batch-and-sequence")
+    assert (both.batch_size, both.sequence_length, round(both.lr, 7)) == (37, 128, 9.25e-5)

@@ -360,3 +360,15 @@ def test_an_unconstrained_scion_is_refused():
 def test_the_old_refusal_of_scion_names_the_way_out():
     with pytest.raises(InputError, match=r"whose batch size and learning rate follow it: give tokens \(--tokens\)"):
         bw.plan(valley(noise=1.0), device="cpu")
+
+
+def test_a_reader_is_told_what_a_batch_size_was_rounded_to_and_that_a_given_step_size_is_taken_for_scions():
+    found = plan(tokens=60_000)
+    assert found.batch_size % 8 == 0
+    assert found.reasons["batch_size"].endswith("rounded down to a multiple of 8")
+    assert not any("is taken for one of Scion" in each for each in found.warnings)
+    small = plan(tokens=2_000)
+    assert small.reasons["batch_size"].endswith("rounded down")
+    assert small.num_steps <= small.intervals["num_steps"].high
+    other = plan(valley(noise=1.0, optimizer=bw.OptimizerSpec(name="adamw", lr=1e-3)))
+    assert any("step size of 0.02 is taken for one of Scion; an lr of adamw is no" in each for each in other.warnings)

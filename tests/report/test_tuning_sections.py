@@ -1,6 +1,7 @@
 """Searches on the page: read from a real journal, and drawn with what is eliminated and the optima."""
 
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from batchwright.core.errors import RecordError
 from batchwright.report import write_report
 from batchwright.report.any_records import read_any
 from batchwright.report.collect import collect
-from batchwright.report.figures.tuning import profile_figure, slice_figure
+from batchwright.report.figures.tuning import _colorbar, profile_figure, slice_figure
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +84,12 @@ def test_a_search_that_has_just_begun_or_is_damaged_makes_a_page(searched, tmp_p
     collected = collect(tmp_path)
     assert [search.folder for search in collected.tuning] == ["begun"]
     assert "damaged" in collected.warnings[0]
+
+
+def test_a_colour_bar_of_a_narrow_range_carries_the_metric_and_not_its_logarithm():
+    values = (0.519, 0.53, 0.56)  # no four round ticks lie between
+    bar = _colorbar(values, "loss", log=True)
+    assert bar["tickvals"][0] == pytest.approx(math.log10(0.519))
+    assert bar["tickvals"][-1] == pytest.approx(math.log10(0.56))
+    assert [float(text) for text in bar["ticktext"]] == pytest.approx([10**each for each in bar["tickvals"]], rel=5e-3)
+    assert "tickvals" not in _colorbar(values, "loss", log=False)

@@ -4,13 +4,14 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from batchwright.core.errors import CheckpointError, InputError
 from batchwright.core.records import read_records
-from batchwright.rl import GaussianPolicy, SafePolicyGradient, SoftmaxPolicy
+from batchwright.rl import GaussianPolicy, SafePolicyGradient, Smoothing, SoftmaxPolicy
 from batchwright.rl.episodes import EnvironmentSpec, Episodes
 from batchwright.rl.lqg import LQG
 from batchwright.rl.lqg_exact import clipped_return
@@ -256,8 +257,35 @@ def test_what_is_missing_is_said_before_anything_runs():
     assert not SafePolicyGradient(Unknown(), SoftmaxPolicy(2, 2), constants="observed").guarantee.holds
     with pytest.raises(InputError, match="policy must have smoothing constants"):
         SafePolicyGradient(LQG(), GaussianPolicy(1, 1, hidden=(4,)))
+    with pytest.raises(InputError, match="curvature=tried and value_range=empirical"):
+        SafePolicyGradient(Walk(), SoftmaxPolicy(2, 2, hidden=(4,)), constants="observed", bound="bernstein")
     with pytest.raises(InputError, match="policy must give continuous actions for lqg"):
         SafePolicyGradient(LQG(), SoftmaxPolicy(1, 2))
+
+
+PRACTICE = {"constants": "observed", "bound": "bernstein", "value_range": "empirical", "curvature": "tried"}
+
+
+def test_a_network_without_constants_is_trained_in_practice_and_climbs():
+    trainer = SafePolicyGradient(Walk(), SoftmaxPolicy(2, 2, hidden=(4,)), **PRACTICE, delta=0.2, budget=20_000)
+    assert not trainer.guarantee.holds
+    run = trainer.train()
+    first, last = run.updates[0], run.updates[-1]
+    assert run.num_moves >= 3
+    # By more than four standard errors of the difference: the returns are of different trajectories.
+    assert last.mean_return - first.mean_return > 4 * math.hypot(first.return_error, last.return_error)
+
+
+def test_a_guarantee_says_when_it_stands_on_constants_that_its_user_gave():
+    given = Smoothing(psi=1.0, kappa=1.0, xi=1.0)
+
+    def says(policy: Any, **options: Any) -> bool:
+        lines = SafePolicyGradient(Walk(), policy, delta=0.2, **options).guarantee.lines
+        return any("smoothing constants are as its maker gave them" in line for line in lines)
+
+    assert not says(SoftmaxPolicy(2, 2))
+    assert says(SoftmaxPolicy(2, 2, hidden=(4,), smoothing=given))
+    assert not says(SoftmaxPolicy(2, 2, hidden=(4,), smoothing=given), **PRACTICE)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 from batchwright.adapt.amounts import parse_count
 from batchwright.adapt.controller import Controller
+from batchwright.adapt.own import FORM, is_own, load_own
 from batchwright.adapt.registry import REGISTRY
 from batchwright.core.checks import check_choice
 from batchwright.core.errors import InputError
@@ -27,7 +28,8 @@ def parse_policy(text: str, options: Iterable[str] = ()) -> Controller:
     """Make the controller that ``text`` and the options name.
 
     Args:
-        text: A name of the registry, or ``name:value`` for the option that it cannot do without.
+        text: A name of the registry, or ``name:value`` for the option that it cannot do without; or ``file.py:MyPolicy`` or
+            ``package.module:MyPolicy`` for a class of your own (`Controller` says what it must have).
         options: ``name=value`` each; whole numbers may be written ``50k``, ``none`` leaves an optional one out. An option of the
             controller inside ``stability-aware`` is written ``options.name=value``.
 
@@ -38,9 +40,13 @@ def parse_policy(text: str, options: Iterable[str] = ()) -> Controller:
         >>> parse_policy("schedule:0:64 50k:128", ["unit=tokens"])
         Schedule(schedule='0:64 50k:128', unit='tokens')
     """
-    name, colon, value = text.partition(":")
-    check_choice("--policy", name, REGISTRY)
     pairs = [_split(option) for option in options]
+    if is_own(text):
+        return _make(text, load_own(text), pairs)
+    name, colon, value = text.partition(":")
+    if name not in REGISTRY:
+        known = ", ".join(sorted(REGISTRY))
+        raise InputError(f"--policy must be one of {known}, or {FORM} for a class of your own, got {name!r}")
     if colon:
         main = MAIN_OPTION.get(name)
         if main is None:
@@ -53,7 +59,10 @@ def parse_policy(text: str, options: Iterable[str] = ()) -> Controller:
 
 def make_policy(name: str, pairs: Iterable[tuple[str, str]]) -> Controller:
     """The controller of that name, its options read from text."""
-    kind = REGISTRY[name]
+    return _make(name, REGISTRY[name], pairs)
+
+
+def _make(name: str, kind: type, pairs: Iterable[tuple[str, str]]) -> Controller:
     found: dict[str, Any] = {}
     nested: list[tuple[str, str]] = []
     for option, value in pairs:

@@ -23,6 +23,7 @@ from batchwright.core.errors import BatchwrightError, InputError, RankError
 app = typer.Typer(
     name="batchwright",
     help="The batch-size engine for PyTorch: measure, plan, train, report.",
+    epilog="Exit codes: 0 done, 2 bad input, 3 not enough evidence, 130 interrupted, 1 any other failure.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from batchwright.core.serialization import to_plain
 from batchwright.core.statistics import Interval
 
 ENVELOPE_SCHEMA = 1
+# Seconds between two lines of progress where there is no terminal.
+LOG_EVERY_S = 60.0
 
 
 def console() -> Console:
@@ -54,9 +56,31 @@ def print_json(command: str, result: Any, cost: Any, device: str = "cpu") -> Non
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
+class _Lines(Progress):
+    """Progress where standard error is a file or a pipe: a line a minute, so that the log of a long run is not silent."""
+
+    def __init__(self) -> None:
+        super().__init__(console=errors(), disable=True)
+        self._began = time.monotonic()
+        self._next = self._began + LOG_EVERY_S
+
+    def update(self, task_id: TaskID, *args: Any, **fields: Any) -> None:
+        super().update(task_id, *args, **fields)
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + LOG_EVERY_S
+        task = self._tasks[task_id]
+        share = f" {task.completed / task.total:.0%}" if task.total else ""
+        self.console.print(f"{task.description}{share}, {now - self._began:.0f} s: {task.fields['note']}")
+
+
 @contextmanager
 def progress_bar(*, shown: bool = True) -> Iterator[Progress]:
-    """A bar on a terminal; nothing where standard error is a file or a pipe, or it is not to be shown."""
+    """A bar on a terminal, a line a minute where standard error is a file or a pipe; nothing where it is not to be shown."""
+    if shown and not sys.stderr.isatty():
+        yield _Lines()
+        return
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -64,7 +88,7 @@ def progress_bar(*, shown: bool = True) -> Iterator[Progress]:
         TimeElapsedColumn(),
         console=errors(),
         transient=True,
-        disable=not shown or not sys.stderr.isatty(),
+        disable=not shown,
     )
     with bar:
         yield bar

@@ -39,7 +39,7 @@ def plan(
         ),
     ] = None,
     base_lr: Annotated[
-        float | None, typer.Option("--base-lr", help="The same: their step size.", show_default="found")
+        float | None, typer.Option("--base-lr", help="The same: their step size, of Scion.", show_default="found")
     ] = None,
     base_tokens: Annotated[
         str | None, typer.Option("--base-tokens", help="The same: their budget.", show_default="found")

@@ -154,7 +154,8 @@ def _print(plan: Any, path: Path | None) -> None:
     screen = console()
     title = f"Plan for {plan.task}: Scion for {plan.tokens:,} tokens"
     table = Table(title=title, title_justify="left", expand=False)
-    for heading in ("what", "value", "95 % interval", "why"):
+    # No 95 % interval: both rules of the paper, and what short runs do not tell apart.
+    for heading in ("what", "value", "range", "why"):
         table.add_column(heading, overflow="fold")
     base = plan.base
     rows = [

@@ -37,7 +37,7 @@ def train(
         str | None,
         typer.Option(
             "--policy",
-            help="Batch-size controller, such as noise-scale, norm-test or 'schedule:0:64 50k:128' (docs/controllers.md).",
+            help="Batch-size controller, such as noise-scale, 'schedule:0:64 50k:128', or file.py:MyPolicy (docs/controllers.md).",
             show_default="fixed",
         ),
     ] = None,

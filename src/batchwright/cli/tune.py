@@ -105,9 +105,10 @@ def tune(
             "--space must say what is searched, got none; for instance --space lr=log:1e-4:1,batch_size=log2:16:512"
         )
     check_task(load_task(task, data_root=data_root))
-    plan = Written(out).settings.plan if resume else _plan(plan_of, space, rounds, parallel, trials)
+    there = Written(out) if resume else None
+    plan = there.settings.plan if there else _plan(plan_of, space, rounds, parallel, trials)
     if not json:
-        console().print(f"{describe_plan(plan)}.")
+        console().print(f"{describe_plan(plan)}{f'; {len(there.trials)} trials are there already' if there else ''}.")
     with progress_bar() as bar:
         line = bar.add_task("tuning", total=sum(plan), note="")
 

@@ -147,6 +147,8 @@ def run_gan(
                 state.next_look = step + _spacing(trainer)
         verdict = verdict or _look(records, trainer, judge, state, images, out)
         told += _warnings(records, caught, trainer.step_number)
+        if plan_at is not None and state.plan is None and reason != "interrupted":
+            told.append(_not_planned(records, trainer, plan_at))
         records.write("end", step=trainer.step_number, reason=reason, train_s=state.train_s)
     return GanRun(
         folder=out,
@@ -159,6 +161,22 @@ def run_gan(
         plan=state.plan,
         warnings=tuple(told),
     )
+
+
+def _not_planned(records: RecordWriter, trainer: MMDGAN, plan_at: int) -> str:
+    """Say that a run which was to plan its batch sizes came to its end before it did."""
+    step, options = trainer.step_number, trainer.options
+    text = (
+        f"the batch size was not planned: the run ended at generator step {step:,}, before --plan-at {plan_at:,}; train for longer or "
+        f"plan earlier"
+    )
+    if trainer.networks.critic is not None and step <= options.warmup_steps:
+        text += (
+            f". Each of the first {options.warmup_steps} generator steps takes {options.warmup_critic_steps} critic steps: "
+            "--option warmup_critic_steps=5 shortens that"
+        )
+    records.write("warning", step=step, text=text)
+    return text + "."
 
 
 def _train(records: RecordWriter, trainer: MMDGAN, state: _State) -> list[float]:

@@ -53,8 +53,11 @@ class MuonCost:
     def sentence(self) -> str:
         """The result in words."""
         tokens = "" if self.tokens is None or self.tokens == self.batch_size else f" ({self.tokens:,.0f} tokens)"
+        size = (
+            f"{self.batch_size:,.0f}" if self.batch_size >= 10 else f"{self.batch_size:.2g}"
+        )  # else a part of one becomes none
         return (
-            f"below {self.batch_size:,.0f} examples{tokens} an update, Muon's step costs more than the gradient of its "
+            f"below {size} examples{tokens} an update, Muon's step costs more than the gradient of its "
             f"{len(self.shapes)} matrices; polar_every=k divides that by k"
         )
 

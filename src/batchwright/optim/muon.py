@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from batchwright.core.checks import check_choice, check_int, check_number
@@ -110,6 +110,11 @@ class Muon(Optimizer):
         nuclear_norms: bool = False,
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
+        if isinstance(params, nn.Module):
+            raise InputError(
+                f"params must be parameters or groups of them, got the module {type(params).__name__}; "
+                "batchwright.optim.param_groups(model) makes the groups"
+            )
         self.process_group = process_group
         defaults = {
             "lr": lr,

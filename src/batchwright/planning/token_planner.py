@@ -307,7 +307,9 @@ class _TokenPlanner:
             token_regime=regime,
             tried=found.tried if found else (),
             intervals=intervals,
-            reasons=reasons_of(self.task, spec, base, found, way, stages, micro, ceiling.max_micro_batch_size, regime),
+            reasons=reasons_of(
+                self.task, spec, base, found, way, stages, micro, ceiling.max_micro_batch_size, regime, multiple_of
+            ),
             cost=cost,
             warnings=warnings_of(self.task, base, found, way, self.totals, start_norm, stages, self.limit)
             + tuple(ceiling.warnings),
@@ -348,7 +350,7 @@ class _TokenPlanner:
             "base_lr": lrs,
             "batch_size": wanted,
             "lr": Interval(value=now.lr, low=lr_low, high=lr_high),
-            "num_steps": Interval(value=steps, low=examples / wanted.high, high=examples / wanted.low),
+            "num_steps": Interval(value=steps, low=examples / wanted.high, high=math.ceil(examples / wanted.low)),
         }
 
 

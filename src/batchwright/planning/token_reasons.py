@@ -25,6 +25,7 @@ def reasons_of(
     micro_batch_size: int,
     max_micro_batch_size: int,
     regime: TokenRegime,
+    multiple_of: int,
 ) -> dict[str, str]:
     """One sentence for each decision and measurement, by its name."""
     first, totals = stages[0], [stage.tokens for stage in stages]
@@ -38,6 +39,7 @@ def reasons_of(
     )
     reasons = {
         "batch_size": f"{base.batch_size} of {where} times {ratio:.3g}^(2/3) (BST rule), rounded down"
+        + (f" to a multiple of {multiple_of}" if multiple_of > 1 else "")
         + (", no more than allowed" if first.batch_size < 0.8 * base.batch_size * ratio ** (2 / 3) else ""),
         "lr": _lr_reason(base, way, first, far=totals[-1] / base.tokens > TRUSTED_RATIO),
         "num_steps": f"{first.tokens:,} tokens over {first.batch_size} x {regime.batch_tokens // stages[-1].batch_size} a step",
@@ -57,7 +59,7 @@ def reasons_of(
         "sigma": "root of the gradient variance of one token",
         "regime": regime.told,
         "optimizer": _optimizer_reason(task, spec),
-        "tokens": f"an example has {task.sequence_length} tokens"
+        "tokens": f"an example has {task.sequence_length} tokens; the rule is of batch size times these"
         if task.sequence_length
         else "the task has no sequences: an example counts as one token",
     }
@@ -122,6 +124,10 @@ def warnings_of(
             "the step size is likely too small: from a quarter of the short runs to their end the best one went as tokens to the "
             f"power {found.lr_exponent:+.1f}, where the rule has -1. So the runs are too short for the rule; the interval reaches as "
             "far as that trend. Raise --budget-steps, or give a base from a longer run"
+        )
+    if found is None and task.optimizer.name != "scion":
+        told.append(
+            f"the base's step size of {base.lr:.3g} is taken for one of Scion; an lr of {task.optimizer.name} is no such number"
         )
     length = task.sequence_length or 1
     passes = totals[-1] / (length * task.num_train)

@@ -12,6 +12,8 @@ from batchwright.rl.smoothness import curvature, published_curvature
 
 # Of a constant that was seen as zero: any positive number does, for what it multiplies is zero too.
 SMALLEST = 1e-12
+# Where nothing but the first step on trial asks for smoothing constants: a score of size one.
+UNKNOWN = Smoothing(psi=1.0, kappa=1.0, xi=1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,14 +60,7 @@ def resolve(spec: EnvironmentSpec, policy: Policy, options: SafeOptions, observe
         "action_diameter": _bound("action_diameter", spec, observed, by_actions),
     }
     reward_bound, observation_bound = found["reward_bound"] or 0.0, found["observation_bound"] or 0.0
-    one, all_ = policy.coordinate_smoothing(observation_bound), policy.smoothing(observation_bound)
-    # Where all coordinates move, the errors are still bounded one by one, but the curvature is that of the whole.
-    errors, bending = (all_ if options.variant == "norm" else one), (one if options.variant == "coordinate" else all_)
-    if errors is None or bending is None:
-        raise InputError(
-            "policy must have smoothing constants, got one without (a network, or a learned standard deviation outside of the "
-            "variant coordinate); give smoothing=Smoothing(...) to the policy, or take a linear mean"
-        )
+    errors, bending = smoothing_of(policy, options, observation_bound)
     return Constants(
         reward_bound=reward_bound,
         observation_bound=observation_bound,
@@ -74,6 +69,33 @@ def resolve(spec: EnvironmentSpec, policy: Policy, options: SafeOptions, observe
         smoothing=errors,
         curvature=_curvature(spec, policy, options, bending, reward_bound, observation_bound, found["action_volume"]),
         from_data=() if observed is None else tuple(name for name, value in found.items() if value is not None),
+    )
+
+
+def smoothing_of(policy: Policy, options: SafeOptions, observation_bound: float) -> tuple[Smoothing, Smoothing]:
+    """Constants of the errors and of the curvature; where a run on trial needs none of the policy's, those of a score of size one.
+
+    Raises:
+        InputError: If they are needed and the policy has none.
+    """
+    one, all_ = policy.coordinate_smoothing(observation_bound), policy.smoothing(observation_bound)
+    # Where all coordinates move, the errors are still bounded one by one, but the curvature is that of the whole.
+    errors, bending = (all_ if options.variant == "norm" else one), (one if options.variant == "coordinate" else all_)
+    if (errors is None and errors_need_smoothing(options)) or (bending is None and options.curvature != "tried"):
+        raise InputError(
+            "policy must have smoothing constants, got one without (a network, or a learned standard deviation outside of the "
+            "variant coordinate); give smoothing=Smoothing(...) to the policy, take a linear mean, or practise without a guarantee: "
+            "constants observed, bound bernstein, and the options curvature=tried and value_range=empirical"
+        )
+    return errors or UNKNOWN, bending or UNKNOWN
+
+
+def errors_need_smoothing(options: SafeOptions) -> bool:
+    """Whether the bound of the error is made of the policy's smoothing constants; a range and a variance of the sample are not."""
+    return (
+        options.bound not in ("hoeffding", "bernstein")
+        or options.value_range != "empirical"
+        or options.variant == "norm"
     )
 
 

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from batchwright.rl.constants import errors_need_smoothing
 from batchwright.rl.episodes import EnvironmentSpec
 from batchwright.rl.options import SafeOptions
+from batchwright.rl.own_policy import OwnPolicy
 from batchwright.rl.policies import Policy
 
 
@@ -122,6 +124,9 @@ def _assumptions(spec: EnvironmentSpec, policy: Policy, options: SafeOptions) ->
             lines.append(
                 f"no component of an observation (or feature) is larger than its bound ({spec.observation_bound:.6g})."
             )
+    given = not isinstance(policy, OwnPolicy) or policy.has_given_constants
+    if given and (errors_need_smoothing(options) or options.curvature != "tried"):
+        lines.append("the policy's smoothing constants are as its maker gave them, for all states and all parameters.")
     lines.append("episodes are independent, and each starts from the same distribution.")
     if options.chosen_baseline == "batch":
         lines.append(

@@ -64,6 +64,11 @@ class OwnPolicy:
         """``m``."""
         return len(self._theta)
 
+    @property
+    def has_given_constants(self) -> bool:
+        """Whether its smoothing constants are those that its maker gave and not derived from its form."""
+        return self._given is not None
+
     def at(self: Policy, theta: Float[Tensor, " m"]) -> Policy:
         """This policy at other parameters."""
         if theta.shape != self._theta.shape:

@@ -17,7 +17,7 @@ from batchwright.core.environment import environment
 from batchwright.core.errors import CheckpointError, InputError
 from batchwright.core.records import NoRecords, RecordWriter, make_folder, read_json, read_records, write_json
 from batchwright.core.serialization import from_plain, to_plain
-from batchwright.rl.constants import resolve
+from batchwright.rl.constants import resolve, smoothing_of
 from batchwright.rl.episodes import EnvironmentSpec, Sampler
 from batchwright.rl.guarantee import Guarantee, guarantee
 from batchwright.rl.observed import Observed
@@ -114,6 +114,8 @@ class SafePolicyGradient:
         self._evaluate = evaluate
         if self.options.constants == "known":
             resolve(spec, policy, self.options)  # what is missing is said before anything runs
+        else:
+            smoothing_of(policy, self.options, 1.0)  # for whether there are any no bound matters
 
     def train(
         self,

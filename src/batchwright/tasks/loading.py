@@ -1,13 +1,9 @@
 """A task from what a user names: a built-in name, ``file.py:make_task`` or ``package.module:make_task``."""
 
 import difflib
-import hashlib
 import importlib
-import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +14,7 @@ from batchwright.tasks.blame import describe
 from batchwright.tasks.checking import check_task
 from batchwright.tasks.registry import REGISTRY
 from batchwright.tasks.task import Task
+from batchwright.tasks.user_code import file_module, importable
 
 # Whoever loads a task checks it next, so both are had from here.
 __all__ = ["check_task", "load_task"]
@@ -66,32 +63,12 @@ def _built_in_variant(name: str, variant: str, data_root: Path | None) -> Task:
 
 
 def _from_file(path: Path, function: str, data_root: Path | None) -> Task:
-    if not path.is_file():
-        raise TaskError(
-            f"task file must be there, got {str(path)!r}, which is not a file; name it as file.py:make_task"
-        )
-    if path.suffix != ".py":
-        raise TaskError(f"task file must be a Python file, got {str(path)!r}; name it as file.py:make_task")
-    path = path.resolve()
-    # A name of its own for each file: two files of the same name, or a file named as a module, do not meet.
-    name = f"_batchwright_task_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    with _importable(path.parent):
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None  # the name ends with .py, which has a loader
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        # Dataclasses look their module up there while the file runs, and pickling for data workers does later.
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
-            del sys.modules[name]
-            raise TaskError(f"{path.name} must import without an error, got {describe(error, path)}") from error
+    with file_module(path, kind="task", form="file.py:make_task") as module:
         return _make(module, function, path.name, data_root)
 
 
 def _from_module(name: str, function: str, data_root: Path | None) -> Task:
-    with _importable(Path.cwd()):
+    with importable(Path.cwd()):
         try:
             module = importlib.import_module(name)
         except (Exception, SystemExit) as error:
@@ -169,15 +146,3 @@ def _unknown(spec: str) -> TaskError:
 def _close(name: str, known: Any) -> str:
     found = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {found[0]}?" if found else ""
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    # First, as Python itself puts a script's folder; taken out again, so that nothing later is imported from there unawares.
-    importlib.invalidate_caches()
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        if str(folder) in sys.path:
-            sys.path.remove(str(folder))

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from batchwright.adapt import Controller
+from batchwright.adapt.own import policy_name
 from batchwright.core.checks import check_choice
 from batchwright.core.errors import InputError
 from batchwright.core.records import NoRecords, RecordWriter
@@ -73,7 +74,7 @@ def train(
         plan: Where batch size, micro-batch size, lr and momentum come from; the task's defaults where left out. A plan for a budget of
             tokens brings its Scion, its number of examples and its stages too.
         out: Folder of the run; new, unless ``resume`` is set.
-        policy: Batch-size controller; fixed where left out.
+        policy: Batch-size controller, of `batchwright.adapt` or your own; fixed where left out.
         batch_size: Examples in an optimizer step; comes before the plan's.
         micro_batch_size: Most examples in one forward pass of a rank; the gradient is that of the whole batch for any size. Where a
             GPU, or one of several ranks, has too little memory for it, it is halved for the rest of the run.
@@ -98,7 +99,7 @@ def train(
         diffusion: Record the distance from the initial weights at log-spaced steps, and at the end the law it follows and the loss
             about the beginning, which costs 113 forward passes of up to 256 examples. On one process alone.
         resume: Go on with the run in ``out``, with the settings it was started with; the other arguments are not used, and the run's
-            notes name those that differ.
+            notes name those that differ. A policy of your own must be given again, since no folder makes its code run.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; several ranks on GPUs take one each.
         parallel: Of several ranks: ``ddp`` for the whole model on each, ``fsdp`` for a model sharded by ``fully_shard``.
         on_progress: Called after each step.
@@ -127,6 +128,8 @@ def train(
             where = rank_device(device, group)
             again = group.same(restarted(folder))
             if resume or again:
+                if policy is not None:
+                    policy_name(policy)  # a class of the user's is thereby known when the records name it
                 settings = recorded_settings(folder, task)
             else:
                 settings = make_settings(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from batchwright.adapt import REGISTRY, Controller, Fixed, RestartedBudget, check_optimizer
+from batchwright.adapt.own import controller_of, policy_name
 from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.core.errors import CheckpointError, InputError
 from batchwright.core.records import RECORDS_NAME, read_records
@@ -42,7 +43,7 @@ class TrainSettings:
         batch_size: Examples in the first optimizer step.
         micro_batch_size: Most examples in one forward pass.
         optimizer: With its settings at ``batch_size``.
-        policy: Name of the controller.
+        policy: Name of the controller; ``stem:Class`` of a class of the user's.
         policy_options: Its options.
         max_examples: The run ends after these.
         checkpoint_every: Optimizer steps between two checkpoints.
@@ -84,7 +85,8 @@ class TrainSettings:
         check_int("max_examples", self.max_examples, at_least=1)
         check_int("checkpoint_every", self.checkpoint_every, at_least=1)
         check_int("noise_every", self.noise_every, at_least=1)
-        check_choice("policy", self.policy, REGISTRY)
+        if ":" not in self.policy:  # else a class of the user's; `controller` says whether it is known
+            check_choice("policy", self.policy, REGISTRY)
         if self.stability_every is not None:
             check_int("stability_every", self.stability_every, at_least=1)
         if self.stability_budget is not None:
@@ -101,8 +103,7 @@ class TrainSettings:
 
     def controller(self) -> Controller:
         """The controller that the settings name."""
-        controller: Controller = REGISTRY[self.policy](**self.policy_options)
-        return controller
+        return controller_of(self.policy, self.policy_options)
 
     def differences(self, other: "TrainSettings") -> list[str]:
         """One line for each setting that differs."""
@@ -156,11 +157,9 @@ def make_settings(
     if lr is not None:
         spec = replace(spec, lr=lr)
     controller = policy or Fixed()
-    names = {kind: name for name, kind in REGISTRY.items()}
-    if type(controller) not in names:
-        raise InputError(f"policy must be one of {', '.join(sorted(REGISTRY))}, got {type(controller).__name__}")
+    name = policy_name(controller)
     check_optimizer(controller, spec.name, momentum=spec.momentum)
-    _check_needs(controller, names[type(controller)], task)
+    _check_needs(controller, name, task)
     regime = plan.regime if isinstance(plan, Plan) else None
     if regime is not None:
         max_examples = max_examples or regime.at(size)
@@ -168,19 +167,19 @@ def make_settings(
         noise_batch_size = noise_batch_size or regime.noise_batch_size
     if noise_batch_size is not None and controller.needs & OF_GRADIENTS:
         raise InputError(
-            f"noise_batch_size must go with a policy that does not measure the gradient, got {names[type(controller)]}, which would "
+            f"noise_batch_size must go with a policy that does not measure the gradient, got {name}, which would "
             "measure the noise that is put in; take a fixed batch size or a schedule"
         )
     if controller.needs & STABILITY and stability_every is None:
         stability_every = STABILITY_EVERY
     return TrainSettings(
         task=task.name,
-        label=label or (names[type(controller)] if policy else "plan" if plan else "default"),
+        label=label or (name if policy else "plan" if plan else "default"),
         seed=seed,
         batch_size=size,
         micro_batch_size=micro_batch_size or (plan.micro_batch_size if plan else size),
         optimizer=spec,
-        policy=names[type(controller)],
+        policy=name,
         policy_options=asdict(controller),  # type: ignore[call-overload]
         max_examples=max_examples or task.example_limit,
         checkpoint_every=checkpoint_every,

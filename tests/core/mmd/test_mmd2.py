@@ -1,6 +1,7 @@
 """Squared MMD against a plain loop in float64, closed forms for normal laws, and its first and second derivatives."""
 
 import copy
+import inspect
 from typing import ClassVar
 
 import pytest
@@ -281,3 +282,9 @@ def test_samples_that_do_not_go_together_are_refused(x, y, message):
         checked_samples(x, y, at_least=2)
     with pytest.raises(InputError, match="block_size must be an integer of at least 1"):
         mmd2(torch.ones(3, 2), torch.ones(3, 2), block_size=0)
+
+
+def test_an_array_is_refused_with_the_way_to_a_tensor():
+    # Beside the type checks of the test run, which a user has not.
+    with pytest.raises(InputError, match=r"x must be a tensor, got ndarray; torch.as_tensor\(...\) makes one"):
+        inspect.unwrap(checked_samples)(torch.ones(3, 2).numpy(), torch.ones(3, 2), at_least=2)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from batchwright.core.errors import InputError
+from batchwright.measure.curvature.batch_sharpness import BatchSharpness
 from batchwright.measure.curvature.mean_square import second_moment_growth
 from batchwright.measure.curvature.what_if import StepSettings, what_if
 
@@ -146,3 +147,24 @@ def test_errors_name_the_argument():
         what_if(NOW, {"lr": 0.2}, batch_sharpness=-1.0)
     with pytest.raises(InputError, match="batch_size must be at most num_examples, got 600 and 512"):
         what_if(NOW, {"batch_size": 600}, batch_sharpness=1.0, num_examples=512)
+
+
+def test_what_leaves_a_prediction_open_is_what_it_says_to_measure():
+    now = StepSettings(lr=0.1, momentum=0.9, batch_size=16)
+    scattered = BatchSharpness(
+        value=1.94, standard_error=0.38, low=1.12, high=2.95, num_batches=8, num_examples=128, num_zero_gradients=0,
+        converged=False, level=0.95, method="exact",
+    )  # fmt: skip
+    # The share of the noise is measured; what is open is the scatter of eight batches.
+    found = what_if(now, {"momentum": 0.95}, batch_sharpness=scattered, mean_curvature=0.08)
+    assert found.outcome == "not resolved"
+    assert "interval (1.12 to 2.95) is too wide to call it: measure more batches" in found.reason
+    assert "interaction-aware" not in found.reason
+    # The value is exact; what is open is how much of it is noise.
+    found = what_if(now, {"momentum": 0.95}, batch_sharpness=1.94)
+    assert found.outcome == "not resolved"
+    assert "measure interaction-aware sharpness" in found.reason
+    # Both are exact, and the run lands at the edge itself.
+    found = what_if(StepSettings(lr=0.1, batch_size=16), {"lr": 0.2}, batch_sharpness=10.5, mean_curvature=0.0)
+    assert found.outcome == "not resolved"
+    assert "within a tenth of it" in found.reason

@@ -71,6 +71,11 @@ def checked_samples(x: Tensor, y: Tensor, *, at_least: int) -> tuple[Tensor, Ten
         InputError: If they do not go together.
     """
     for name, sample in (("x", x), ("y", y)):
+        if not isinstance(sample, Tensor):
+            raise InputError(
+                f"{name} must be a tensor, got {type(sample).__name__}; torch.as_tensor(...) makes one; columns of a table that are "
+                "in different units want to be divided by their standard deviations first"
+            )
         if sample.ndim != 2 or not sample.dtype.is_floating_point:
             raise InputError(
                 f"{name} must be a matrix of floating-point numbers with one point a row, got shape {tuple(sample.shape)} of "

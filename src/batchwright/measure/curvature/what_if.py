@@ -9,7 +9,7 @@ Deviation: this prediction is our own; the paper states only in which direction 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
 
@@ -176,6 +176,8 @@ def what_if(
         after_low = min(end for _, end in corners)
     relieved = not unknown_noise and all(end <= start * (1 + 1e-9) for start, end in corners)
     outcome = _outcome(after_low, after_high, relieved)
+    at_value = [loads(value, part)[1] for part in (share.low, likely, share.high)]
+    open_because = _open_because((low, high), at_value, share.evidence)
     mean, noise = (1 - likely) * value, _scaled(likely * value, growth)
     threshold_after = new.level(noise / (mean + noise) if mean + noise > 0 else 0.0)
     return WhatIf(
@@ -193,7 +195,7 @@ def what_if(
         noise_share_low=share.low,
         noise_share_high=share.high,
         settings=new,
-        reason=_reason(outcome, relieved, unknown_noise, mean + noise, threshold_after, share.evidence),
+        reason=_reason(outcome, relieved, unknown_noise, mean + noise, threshold_after, share.evidence, open_because),
     )
 
 
@@ -299,7 +301,25 @@ def _outcome(low: float, high: float, relieved: bool) -> str:
     return "catapult" if low > 1 + EDGE_WIDTH else "not resolved"
 
 
-def _reason(outcome: str, relieved: bool, unknown_noise: bool, expected: float, threshold: float, evidence: str) -> str:
+def _open_because(interval: tuple[float, float], at_value: Sequence[float], evidence: str) -> str:
+    """What leaves a prediction open, with what would settle it: the noise's share, the scatter of batches, or neither."""
+    if _outcome(min(at_value), max(at_value), False) != "not resolved":
+        low, high = interval
+        return f"its interval ({low:.3g} to {high:.3g}) is too wide to call it: measure more batches, max_batches= of a monitor"
+    if max(at_value) > min(at_value):
+        return f"too near to call from {evidence}: measure interaction-aware sharpness, or at the new batch size"
+    return "within a tenth of it, where runs go either way"
+
+
+def _reason(
+    outcome: str,
+    relieved: bool,
+    unknown_noise: bool,
+    expected: float,
+    threshold: float,
+    evidence: str,
+    open_because: str,
+) -> str:
     if relieved:
         return "the change moves both curvature and its noise away from the edge, or leaves them where they are"
     found = f"batch sharpness would be about {expected:.3g} against an edge of {threshold:.3g} at the new settings"
@@ -307,8 +327,4 @@ def _reason(outcome: str, relieved: bool, unknown_noise: bool, expected: float, 
         return (
             f"{found}, but a full batch does not show the noise of a smaller one: measure batch sharpness at that size"
         )
-    if outcome == "not resolved":
-        return (
-            f"{found}, too near to call from {evidence}; measure interaction-aware sharpness, or at the new batch size"
-        )
-    return f"{found}, judged from {evidence}"
+    return f"{found}, {open_because}" if outcome == "not resolved" else f"{found}, judged from {evidence}"

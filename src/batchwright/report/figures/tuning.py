@@ -223,6 +223,11 @@ def _colorbar(values: tuple[float, ...], title: str, *, log: bool) -> dict[str, 
     bar: dict[str, Any] = {"title": {"text": inert(title), "side": "right"}, "thickness": 14}
     if log:
         axis = log_axis(values, "")
+        if not axis["tickvals"] and (known := [each for each in values if 0 < each < math.inf]):
+            # Too narrow for round ticks: even ones, else the bar would carry logarithms under the metric's name.
+            low, high = min(known), max(known)
+            axis["tickvals"] = [low * (high / low) ** (step / 4) for step in range(5)]
+            axis["ticktext"] = [estimate(each) for each in axis["tickvals"]]
         if axis["tickvals"]:
             bar |= {"tickvals": [math.log10(each) for each in axis["tickvals"]], "ticktext": axis["ticktext"]}
     return bar
