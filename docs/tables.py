@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from batchwright.adapt import REGISTRY, check_optimizer, parse_policy
+from batchwright.adapt import REGISTRY, Controller, check_optimizer, parse_policy
 from batchwright.adapt.limits import Limits
 from batchwright.adapt.options import example
 from batchwright.core.errors import InputError
@@ -44,16 +44,10 @@ def controllers() -> str:
         summary = " ".join(document.split("\n\n")[0].split()).rstrip(".").replace("``", "`")
         found = re.search(r"Sources?: (.*?)(?=\n\n|\nDeviation|$)", document, re.DOTALL)
         source = " ".join(found.group(1).split()).rstrip(".") if found else ""
-        holds = []
-        for optimizer in OPTIMIZERS:
-            try:
-                check_optimizer(controller, optimizer)
-                holds.append(optimizer)
-            except InputError:
-                pass
+        holds = [optimizer for optimizer in OPTIMIZERS if _goes_with(controller, optimizer, momentum=0.0)]
         needs = ", ".join(sorted(controller.needs)) or "nothing"
         names = "all" if len(holds) == len(OPTIMIZERS) else _names(holds)
-        if name == "cabs":
+        if "sgd" in holds and not _goes_with(controller, "sgd", momentum=0.9):
             names += " without momentum"
         lines.append(_row((f"`{example(name)}`", summary, needs, names, source.replace("``", "`"))))
         own = [
@@ -65,6 +59,14 @@ def controllers() -> str:
         options.append(_row((f"`{name}`", "; ".join(filter(None, [", ".join(own), also])) or "none")))
     options.insert(2, _row(("shared", ", ".join(f"{name}={value}" for name, value in shared.items()))))
     return "\n".join([*lines, "", *options])
+
+
+def _goes_with(controller: Controller, optimizer: str, *, momentum: float) -> bool:
+    try:
+        check_optimizer(controller, optimizer, momentum=momentum)
+    except InputError:
+        return False
+    return True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,6 +87,8 @@ class Controller(Protocol):
     """A frozen dataclass of options that JSON can hold; what it remembers is in a state that JSON can hold too.
 
     A controller that holds for some optimizers alone has a method ``refusal`` beside these; see `batchwright.adapt.check_optimizer`.
+    One whose name on the command line may be followed by a value says so in ``main_option``, a class variable: the option that
+    ``name:value`` means, and an example of the value, which the docs table and the tests of all controllers use.
     """
 
     @property

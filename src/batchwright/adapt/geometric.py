@@ -7,7 +7,7 @@ place of lr decay).
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from batchwright.adapt.controller import CLOCKS, Decision, Measured, clock, clock_needs, keep
 from batchwright.core.checks import check_choice, check_int, check_number
@@ -25,6 +25,8 @@ class Geometric:
         max_batch_size: Never larger, in examples.
         keep_lr: Whether growth stands in place of lr decay, so that the learning rate stays; else the optimizer's rule moves it.
     """
+
+    main_option: ClassVar[tuple[str, str]] = ("every", "20k")
 
     every: int
     unit: str = "examples"

@@ -5,7 +5,7 @@ Source: Meterez et al. (2025), Seesaw, arXiv:2510.14717, the rule of its abstrac
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from batchwright.adapt.amounts import parse_count
 from batchwright.adapt.controller import CLOCKS, Decision, Measured, clock, clock_needs
@@ -33,6 +33,8 @@ class Seesaw:
         unit: What starts and ends count: ``steps``, ``examples``, ``tokens`` or ``epochs``. Steps do not mean the same at another size.
         max_batch_size: Never larger, in examples.
     """
+
+    main_option: ClassVar[tuple[str, str]] = ("decay", "30k:0.5 60k:0.1")
 
     decay: str = "cosine"
     end: int | None = None

@@ -10,7 +10,7 @@ their own, and adding the two parts as for heavy ball is an approximation.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from batchwright.adapt.controller import Controller, Decision, Measured, is_known
 from batchwright.adapt.plain import PLAIN
@@ -39,6 +39,8 @@ class StabilityAware:
         limit: Largest load that a change may lead to.
         lr_rule: ``keep``, ``square-root`` or ``linear``: how the learning rate follows the batch size.
     """
+
+    main_option: ClassVar[tuple[str, str]] = ("inner", "noise-scale")
 
     inner: str | Controller = "noise-scale"
     options: Mapping[str, Any] = field(default_factory=dict)
