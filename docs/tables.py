@@ -69,6 +69,18 @@ def _goes_with(controller: Controller, optimizer: str, *, momentum: float) -> bo
     return True
 
 
+def targets() -> str:
+    """What `nn.convert` can make of batch norms: from each target's docstring and signature."""
+    from batchwright.nn import REGISTRY as TARGETS
+
+    lines = ["| `to=` | what it does | options, with their defaults |", "|---|---|---|"]
+    for name in sorted(TARGETS):
+        options = list(inspect.signature(TARGETS[name]).parameters.values())[1:]
+        told = ", ".join(f"`{option.name}={option.default}`" for option in options)
+        lines.append(_row((f"`{name}`", _first_line(TARGETS[name]), told or "none")))
+    return "\n".join(lines)
+
+
 @dataclasses.dataclass(frozen=True)
 class System:
     """One of the research systems the library is built from, and what stands for it; `systems` looks each of them up in the code."""
@@ -223,6 +235,7 @@ TABLES = {
     "batch_changes.md": batch_changes,
     "controllers.md": controllers,
     "json.md": envelope,
+    "nn.md": targets,
     "systems.md": systems,
 }
 
@@ -237,6 +250,10 @@ def _default(field: dataclasses.Field) -> str:
     if field.default is dataclasses.MISSING:
         return "{}" if field.default_factory is not dataclasses.MISSING else "(needed)"
     return str(field.default)
+
+
+def _first_line(named) -> str:
+    return inspect.cleandoc(named.__doc__ or "").split("\n")[0].rstrip(".").replace("``", "`")
 
 
 def _names(names) -> str:

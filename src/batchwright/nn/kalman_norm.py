@@ -19,6 +19,7 @@ from batchwright.nn.ghost_statistics import Ghosts, Shares, combine, moments, sh
 from batchwright.nn.kalman_function import normalise_corrected
 from batchwright.nn.kalman_fusion import fuse
 from batchwright.nn.state_rules import affine_state
+from batchwright.nn.swap import swappable
 
 PRIORS = ("consistent", "raw")
 RUNNING = ("all", "first")
@@ -152,6 +153,7 @@ def _shares(ghosts: Ghosts, values_per_example: int, dtype: torch.dtype, device:
     return shares(counts, weights, between_ghosts=True, dtype=dtype, device=device)
 
 
+@swappable
 class KalmanNorm1d(_KalmanNorm, nn.BatchNorm1d):
     """Batch normalization for tiny batches: the statistics of each ghost are corrected by a prior from the layers before.
 
@@ -189,6 +191,7 @@ class KalmanNorm1d(_KalmanNorm, nn.BatchNorm1d):
     """
 
 
+@swappable
 class KalmanNorm2d(_KalmanNorm, nn.BatchNorm2d):
     """`KalmanNorm1d` for images, shape ``(B, C, H, W)``."""
 

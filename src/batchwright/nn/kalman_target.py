@@ -37,7 +37,7 @@ def to_kalman(
     example_inputs: Any = None,
     generator: torch.Generator | None = None,
 ) -> Conversion:
-    """Kalman normalization in place of batch norm, each layer with the prior of the layers before it.
+    """Kalman normalization: statistics of ghosts, corrected by what the layers before let expect; evaluation as BatchNorm.
 
     A norm gets no prior, and is ghost batch norm, where nothing is known of what enters it: after the first convolution, after a layer
     that is not followed, or where it is called in two places. The report says which norms a prior comes from.
