@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from batchwright.core.environment import num_usable_cpus
+from batchwright.core.host import num_usable_cpus
 from batchwright.data.samplers import EpochSampler
 from batchwright.measure.snapshot import train_steps
 from batchwright.measure.throughput import Throughput, throughput

@@ -104,3 +104,17 @@ def test_importing_the_package_loads_three_modules_of_its_own():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert [name for name in done.stdout.split() if name.startswith("batchwright")] == ["batchwright"]
     assert len(done.stdout.split()) <= 3, done.stdout
+
+
+@pytest.mark.parametrize("module", ["batchwright.cli.app", "batchwright.report.page"])
+def test_help_and_reports_start_without_torch(module):
+    """Most of what a short command takes is the import of torch, which `--help` and a page need not have."""
+    code = f"import sys, {module}\nprint([name for name in ('torch', 'scipy') if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    )
+    assert done.stdout.strip() == "[]"

@@ -8,17 +8,9 @@ import socket
 import pytest
 import torch
 
-from batchwright.core import environment as module
-from batchwright.core.environment import (
-    available_memory_bytes,
-    environment,
-    load_average,
-    malloc_keeps_memory,
-    num_usable_cpus,
-    package_version,
-    resolve_device,
-)
+from batchwright.core.environment import available_memory_bytes, environment, resolve_device
 from batchwright.core.errors import InputError
+from batchwright.core.host import package_version
 
 
 def test_environment_names_no_user_host_or_path(monkeypatch, tmp_path):
@@ -85,33 +77,6 @@ def test_a_gpu_that_is_not_there_raises(monkeypatch):
         resolve_device("cuda:2")
 
 
-def test_package_version_is_none_for_what_is_not_installed():
-    assert package_version("torch") is not None
-    assert package_version("no-such-package-of-this-name") is None
-
-
-def test_malloc_keeps_memory_reads_both_settings(monkeypatch):
-    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
-    for name in module.MALLOC_SETTINGS:
-        monkeypatch.delenv(name, raising=False)
-    assert malloc_keeps_memory() is False
-    monkeypatch.setenv("MALLOC_MMAP_MAX_", "0")
-    assert malloc_keeps_memory() is False
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "100000000000")
-    assert malloc_keeps_memory() is True
-    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    assert malloc_keeps_memory() is None
-
-
-def test_the_machine_has_processors_a_load_and_memory():
-    assert num_usable_cpus() >= 1
-    load, memory = load_average(), available_memory_bytes(torch.device("cpu"))
-    assert load is None or load >= 0
+def test_the_machine_has_memory():
+    memory = available_memory_bytes(torch.device("cpu"))
     assert memory is None or memory > 0
-
-
-def test_processors_are_counted_where_the_system_has_no_affinity(monkeypatch):
-    monkeypatch.delattr(module.os, "sched_getaffinity", raising=False)
-    assert num_usable_cpus() >= 1
-    monkeypatch.delattr(module.os, "getloadavg", raising=False)
-    assert load_average() is None

@@ -49,13 +49,8 @@ def doctor(
 
     Example: batchwright doctor
     """
-    from batchwright.core.environment import (
-        MALLOC_SETTINGS,
-        available_memory_bytes,
-        environment,
-        package_version,
-        resolve_device,
-    )
+    from batchwright.core.environment import available_memory_bytes, environment, resolve_device
+    from batchwright.core.host import MALLOC_SETTINGS, package_version
     from batchwright.tasks.registry import REGISTRY
 
     where = resolve_device(device)

@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from batchwright.core.environment import environment, resolve_device
 from batchwright.core.serialization import to_plain
 from batchwright.core.statistics import Interval
 
@@ -43,6 +42,8 @@ def print_json(command: str, result: Any, cost: Any, device: str = "cpu") -> Non
     Its form is `envelope.schema.json` beside this module. The cost has ``seconds``, those since the command began where it says
     nothing better.
     """
+    from batchwright.core.environment import environment, resolve_device  # torch, which --help can do without
+
     document = {
         "schema": ENVELOPE_SCHEMA,
         "command": command,

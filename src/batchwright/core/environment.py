@@ -1,16 +1,13 @@
-"""What a run was made on: versions, device and threads, and what distorts its timings."""
+"""What a run was made on: versions, device and threads."""
 
-import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from batchwright.core.errors import InputError
-
-MALLOC_SETTINGS = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
+from batchwright.core.host import load_average, malloc_keeps_memory, num_usable_cpus, package_version
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -56,34 +53,6 @@ def resolve_device(name: str) -> torch.device:
             "they are counted from cuda:0"
         )
     return device
-
-
-def package_version(name: str) -> str | None:
-    """Installed version of a package, or None."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def num_usable_cpus() -> int:
-    """Processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def load_average() -> float | None:
-    """Processes that wanted a processor over the last minute, or None where the system does not tell."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
-def malloc_keeps_memory() -> bool | None:
-    """Whether glibc was told to keep large buffers between steps; None where another allocator is in use.
-
-    Without it the page faults of large buffers can double the time of a large-batch step on a CPU.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return None
-    return all(name in os.environ for name in MALLOC_SETTINGS)
 
 
 def available_memory_bytes(device: torch.device) -> int | None:

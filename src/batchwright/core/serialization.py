@@ -12,9 +12,6 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from batchwright.core.errors import RecordError
 
 
@@ -24,7 +21,7 @@ def to_plain(value: Any) -> Any:
         return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Enum):
         return to_plain(value.value)
-    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+    if callable(getattr(value, "tolist", None)):  # of NumPy and torch, neither of which is imported for it
         return to_plain(value.tolist())
     if isinstance(value, bool | int | str) or value is None:
         return value

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from batchwright.core.environment import load_average, malloc_keeps_memory, num_usable_cpus
+from batchwright.core.host import load_average, malloc_keeps_memory, num_usable_cpus
 from batchwright.measure.step_time import StepTimeCurve
 
 # Repeats that scatter by more than this part of their median were disturbed.

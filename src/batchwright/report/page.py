@@ -4,7 +4,7 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-from batchwright.core.environment import package_version
+from batchwright.core.host import package_version
 from batchwright.core.records import make_folder, write_atomically
 from batchwright.report.collect import Collected, collect
 from batchwright.report.elements import Html, bullets, join, section, tag

@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from batchwright.core.environment import environment, num_usable_cpus, resolve_device
+from batchwright.core.environment import environment, resolve_device
 from batchwright.core.errors import BatchwrightError, InputError, RecordError
+from batchwright.core.host import num_usable_cpus
 from batchwright.core.records import RECORDS_NAME, RecordWriter, make_folder, read_records, write_json
 from batchwright.core.serialization import to_plain
 from batchwright.core.study_record import StudyCost, StudyRecord

@@ -9,8 +9,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from batchwright.core.environment import num_usable_cpus
 from batchwright.core.errors import InputError
+from batchwright.core.host import num_usable_cpus
 from batchwright.tuning.lanes import Lane, LaneExecutor, WorkerLostError
 
 # Seconds in which a worker that is told to end does so by itself.

@@ -11,8 +11,8 @@ import torch
 from batchwright.bandits import Bandit, Space
 from batchwright.bandits.trials import Trial
 from batchwright.core.checks import check_choice, check_int
-from batchwright.core.environment import num_usable_cpus
 from batchwright.core.errors import InputError, MissingExtraError
+from batchwright.core.host import num_usable_cpus
 from batchwright.tasks.task import Task
 from batchwright.tuning.job import Job, run_job
 from batchwright.tuning.journal import Journal, Written, holds_search
