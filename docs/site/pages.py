@@ -85,6 +85,13 @@ def _is_there(home, value):
     return getattr(importlib.import_module(home), getattr(value, "__name__", ""), None) is value
 
 
+def studies():
+    """The pages of the studies, in the order of their registry."""
+    from batchwright.studies.registry import REGISTRY
+
+    return [f"studies/{name}.md" for name in REGISTRY]
+
+
 def title(path):
     """The first heading of a page."""
     return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")

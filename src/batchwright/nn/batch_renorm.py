@@ -14,10 +14,10 @@ from torch.nn import functional
 from batchwright.core.checks import check_int, check_number
 from batchwright.core.errors import InputError
 from batchwright.nn.ghost_statistics import Ghosts, moments
-from batchwright.nn.swap import swappable
+from batchwright.nn.swap import BatchNorm, swappable
 
 
-class _BatchRenorm(nn.modules.batchnorm._BatchNorm):
+class _BatchRenorm(BatchNorm):
     """What the two share; each adds torch's own check of the number of axes."""
 
     def __init__(
@@ -141,4 +141,4 @@ class BatchRenorm2d(_BatchRenorm, nn.BatchNorm2d):
     """`BatchRenorm1d` for images, shape ``(B, C, H, W)``."""
 
 
-RENORMS: tuple[type[nn.modules.batchnorm._BatchNorm], ...] = (BatchRenorm1d, BatchRenorm2d)
+RENORMS: tuple[type[BatchNorm], ...] = (BatchRenorm1d, BatchRenorm2d)

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from batchwright.core.checks import check_choice, check_int
 from batchwright.nn.ghost_function import normalise
 from batchwright.nn.ghost_statistics import Ghosts, Shares, combine, sequential_weights, shares
-from batchwright.nn.swap import swappable
+from batchwright.nn.swap import BatchNorm, swappable
 
 RUNNING = ("ghosts", "batch")
 
 
-class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
+class _GhostBatchNorm(BatchNorm):
     """What the three share; each adds torch's own check of the number of axes."""
 
     def __init__(
@@ -158,4 +158,4 @@ class GhostBatchNorm3d(_GhostBatchNorm, nn.BatchNorm3d):
     """`GhostBatchNorm1d` for volumes, shape ``(B, C, D, H, W)``."""
 
 
-GHOST_NORMS: tuple[type[nn.modules.batchnorm._BatchNorm], ...] = (GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d)
+GHOST_NORMS: tuple[type[BatchNorm], ...] = (GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d)

@@ -18,9 +18,8 @@ from batchwright.nn.model_calls import traced_calls
 from batchwright.nn.propagation import Propagation, check_steps
 from batchwright.nn.recorded_calls import recorded_calls
 from batchwright.nn.state_plan import Step, norm_sources, plan_steps
-from batchwright.nn.swap import batch_norm_options, carry, sites, swap
+from batchwright.nn.swap import BatchNorm, batch_norm_options, carry, sites, swap
 
-BatchNorm = nn.modules.batchnorm._BatchNorm
 PROPAGATE = ("analytic", "sampled")
 MAX_NAMES = 3
 

@@ -10,12 +10,13 @@ from torch import nn
 from batchwright.core.errors import InputError
 from batchwright.nn.conversion import Change, Conversion, Kept
 
+BatchNorm = nn.modules.batchnorm._BatchNorm
 # By the number of axes beside batch and channels; BatchNorm1d takes both no further axis and one.
-BATCH_NORMS: tuple[type[nn.modules.batchnorm._BatchNorm], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BATCH_NORMS: tuple[type[BatchNorm], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _SWAPPABLE: set[type[nn.Module]] = {*BATCH_NORMS}
 
-Factory = Callable[[nn.modules.batchnorm._BatchNorm, int], tuple[nn.Module, str]]
-Layer = TypeVar("Layer", bound=type[nn.modules.batchnorm._BatchNorm])
+Factory = Callable[[BatchNorm, int], tuple[nn.Module, str]]
+Layer = TypeVar("Layer", bound=type[BatchNorm])
 
 
 def swappable(layer: Layer) -> Layer:
@@ -70,7 +71,7 @@ def swap(model: nn.Module, to: str, factory: Factory) -> Conversion:
         if site.kind is None:
             kept.append(Kept(names=site.names, layer=str(site.layer), why=site.why_not))
             continue
-        assert isinstance(site.layer, nn.modules.batchnorm._BatchNorm)
+        assert isinstance(site.layer, BatchNorm)
         try:
             layer, why = factory(site.layer, site.kind)
         except InputError as error:
@@ -96,14 +97,14 @@ def put(model: nn.Module, names: Sequence[str], layer: nn.Module) -> nn.Module:
     return model
 
 
-def carry(old: nn.modules.batchnorm._BatchNorm, new: nn.modules.batchnorm._BatchNorm) -> None:
+def carry(old: BatchNorm, new: BatchNorm) -> None:
     """Give ``new`` the parameters and buffers of ``old``, the same tensors, so that an optimizer and ties still hold."""
     new.weight, new.bias = old.weight, old.bias
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         setattr(new, name, getattr(old, name))
 
 
-def batch_norm_options(layer: nn.modules.batchnorm._BatchNorm) -> dict[str, object]:
+def batch_norm_options(layer: BatchNorm) -> dict[str, object]:
     """The options that a BatchNorm and its kin share."""
     return {
         "eps": layer.eps,

@@ -10,9 +10,8 @@ from batchwright.core.errors import InputError
 from batchwright.nn.batch_renorm import RENORMS
 from batchwright.nn.conversion import Conversion
 from batchwright.nn.ghost_batch_norm import GHOST_NORMS, RUNNING
-from batchwright.nn.swap import BATCH_NORMS, batch_norm_options, carry, swap
+from batchwright.nn.swap import BATCH_NORMS, BatchNorm, batch_norm_options, carry, swap
 
-BatchNorm = nn.modules.batchnorm._BatchNorm
 MOST_GROUPS = 32
 
 
