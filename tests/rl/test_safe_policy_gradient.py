@@ -16,7 +16,8 @@ from batchwright.rl.lqg import LQG
 from batchwright.rl.lqg_exact import clipped_return
 from batchwright.rl.options import SafeOptions
 from batchwright.rl.safe_policy_gradient import decreases, expected_decreases
-from batchwright.rl.update import RunState, one_update, update_seed
+from batchwright.rl.update import one_update, update_seed
+from batchwright.rl.update_record import RunState
 
 KINDS = {
     "chebyshev": {"delta": 0.2},

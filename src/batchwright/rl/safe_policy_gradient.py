@@ -24,7 +24,8 @@ from batchwright.rl.observed import Observed
 from batchwright.rl.options import SafeOptions
 from batchwright.rl.policies import Policy
 from batchwright.rl.trial_curvature import Trial
-from batchwright.rl.update import RunState, UpdateRecord, one_update
+from batchwright.rl.update import one_update
+from batchwright.rl.update_record import RunState, UpdateRecord
 from batchwright.training.interrupt import Interrupt
 
 STATE_NAME = "state.json"
