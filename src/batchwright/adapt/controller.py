@@ -134,6 +134,17 @@ def keep(measured: Measured, reason: str, *, lr_factor: float | None = None) -> 
     return Decision(batch_size=measured.batch_size, changed=False, reason=reason, lr_factor=lr_factor)
 
 
+def check_first_size(batch_size: int, max_batch_size: int) -> int:
+    """Check that a run does not begin above the largest size of a schedule that only grows; the size.
+
+    Raises:
+        InputError: If it does.
+    """
+    if batch_size > max_batch_size:
+        raise InputError(f"max_batch_size must be at least the first batch size, got {max_batch_size} and {batch_size}")
+    return batch_size
+
+
 def check_optimizer(controller: Controller, optimizer: str, *, momentum: float = 0.0) -> None:
     """Refuse a controller that does not hold for an optimizer, with the reason.
 

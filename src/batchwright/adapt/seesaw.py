@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from batchwright.adapt.amounts import parse_count
-from batchwright.adapt.controller import CLOCKS, Decision, Measured, clock, clock_needs
+from batchwright.adapt.controller import CLOCKS, Decision, Measured, check_first_size, clock, clock_needs
 from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.core.errors import InputError
 
@@ -78,11 +78,7 @@ class Seesaw:
         Raises:
             InputError: If that is above ``max_batch_size``.
         """
-        if batch_size > self.max_batch_size:
-            raise InputError(
-                f"max_batch_size must be at least the first batch size, got {self.max_batch_size} and {batch_size}"
-            )
-        return {"first": batch_size}
+        return {"first": check_first_size(batch_size, self.max_batch_size)}
 
     def update(self, state: dict[str, Any], measured: Measured) -> tuple[dict[str, Any], Decision]:
         """Batch size and lr factor at this instant."""

@@ -19,7 +19,7 @@ from batchwright.studies.critical_batch.rows import (
     target_words,
 )
 from batchwright.studies.critical_batch.specs import optimizer_names, spec_of
-from batchwright.studies.study import Study, Summary
+from batchwright.studies.study import Study, Summary, there
 from batchwright.tasks.loading import load_task
 from batchwright.tasks.task import Task
 
@@ -61,7 +61,7 @@ def configure(options: Mapping[str, str], data_root: Path | None) -> Study:
                 *reached_rows(swept, target),
                 *race_rows(raced, target),
             ),
-            figures=tuple(figure for figure in figures if figure is not None),
+            figures=there(*figures),
             notes=(*_told(task, optimizers, PRESETS[preset]), *NOTES),
         )
 
