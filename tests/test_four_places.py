@@ -39,6 +39,11 @@ PLUGIN = '''"""Enrols what the docs show, before the tests are collected."""
 
 import dataclasses
 
+# First of all: the rules of the planning room are made from this table when that is imported.
+from batchwright.tasks.optimizers import KINDS, OptimizerKind
+
+KINDS["added-optimizer"] = OptimizerKind(class_name="NAdam", update="normalised", has_beta2=True)
+
 import added_controller
 import added_norm
 import added_study
@@ -72,6 +77,8 @@ BATTERIES = {
     "tests/nn/test_convert.py": "rms",
     "tests/studies/test_registry.py": "added-study",
     "tests/bandits/test_bandits.py": "added-bandit",
+    "tests/optim/test_kinds.py": "added-optimizer",
+    "tests/planning/test_batch_change.py": "added-optimizer",
     "tests/tasks/test_builtin_tasks.py": "added-task",
 }
 
