@@ -38,7 +38,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
     grads = [parameter.grad.clone() for parameter in model.parameters()]
     optimizer.step()
     assert all(torch.equal(parameter.grad, grad) for parameter, grad in zip(model.parameters(), grads, strict=True))
-    return float(loss)
+    return float(loss.detach())
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -46,7 +46,7 @@ def test_an_optimizer_descends_and_leaves_gradients_alone(name):
     model, optimizer = make(name)
     assert type(optimizer).__name__ == KINDS[name].class_name
     losses = [step(model, optimizer) for _ in range(40)]
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
 
 
 @pytest.mark.parametrize("name", KINDS)
