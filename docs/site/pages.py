@@ -101,7 +101,8 @@ def gallery():
     """Every example with what it says of itself and its whole text."""
     parts = [
         "# Gallery of examples",
-        "Each is one file that runs by itself and is run by a test; those for Lightning, transformers, Accelerate and stable-baselines3 where the library is installed. Copy one and change it.",
+        "Each is one file that runs by itself and is run by a test; those for Lightning, transformers, Accelerate and "
+        "stable-baselines3 where the library is installed. Copy one and change it.",
     ]
     for path in sorted((ROOT / "examples").glob("*.py")):
         text = path.read_text(encoding="utf-8")
@@ -124,8 +125,8 @@ def command_line():
     group = typer.main.get_command(app)
     parts = [
         "# The command line",
-        "Exit codes: 0 done, 2 bad input (one line says what), 3 not enough evidence, 1 a failure of ours, 130 interrupted with a record that "
-        "can be resumed. An error names the option that it is about. What `--json` prints: [JSON documents](json.md).",
+        "Exit codes: 0 done, 2 bad input (one line says what), 3 not enough evidence, 1 a failure of ours, 130 interrupted with a "
+        "record that can be resumed. An error names the option that it is about. What `--json` prints: [JSON documents](json.md).",
     ]
     for name, command in group.commands.items():
         parts += [f"## batchwright {name}", "```text", _help(command, name), "```"]
