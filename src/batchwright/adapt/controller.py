@@ -108,6 +108,10 @@ class Controller(Protocol):
         ...
 
 
+# What the stability gauge shows.
+GAUGE = frozenset(
+    {"batch_sharpness", "batch_sharpness_error", "mean_curvature", "lambda_max", "stability_low", "stability_high"}
+)
 ALWAYS_KNOWN = frozenset({"step", "num_examples", "batch_size"})
 MEASUREMENTS = frozenset(field.name for field in fields(Measured)) - ALWAYS_KNOWN
 CLOCKS = {"steps": "step", "examples": "num_examples", "tokens": "num_tokens", "epochs": "epoch"}
