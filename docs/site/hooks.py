@@ -23,6 +23,7 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>
 SCHEMA = "envelope.schema.json"
 EXAMPLE = re.compile(r"\]\((?:\.\./)+examples/(\w+)\.py\)")
 FETCHED = re.compile(r"""<(?:script|link|img|iframe|source)[^>]+(?:src|href)="?(?:https?:)?//""")
+UNREAD = re.compile(r"<p>(?:\?\?\?|!!!|===)\+? |\|---\|")
 PICTURES = "pictures"
 made = {}
 
@@ -66,7 +67,10 @@ def on_page_content(html, page, config, files):
 
 
 def on_post_build(config):
-    """Nothing in the site may be fetched from elsewhere: a plugin once brought a script of its own."""
+    """Nothing in the site may be fetched from elsewhere, or be left as it was written because no extension reads it; both have been."""
     for path in sorted(Path(config.site_dir).rglob("*.html")):
-        if found := FETCHED.search(path.read_text(encoding="utf-8")):
+        text = path.read_text(encoding="utf-8")
+        if found := FETCHED.search(text):
             raise PluginError(f"{path.name} must fetch nothing from elsewhere, got {found[0]}; bring it into docs/")
+        if found := UNREAD.search(text):
+            raise PluginError(f"{path.name} must hold no unread markup, got {found[0]!r}; name its extension in mkdocs.yml")

@@ -93,8 +93,8 @@ def studies():
 
 
 def title(path):
-    """The first heading of a page."""
-    return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+    """The first heading of a page, as the navigation shows it: without markup."""
+    return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").replace("`", "")
 
 
 def gallery():
@@ -104,10 +104,12 @@ def gallery():
         "Each is one file that runs by itself and is run by a test; those for Lightning, transformers, Accelerate and "
         "stable-baselines3 where the library is installed. Copy one and change it.",
     ]
-    for path in sorted((ROOT / "examples").glob("*.py")):
-        text = path.read_text(encoding="utf-8")
-        words = (ast.get_docstring(ast.parse(text)) or "").strip()
-        first, _, rest = words.partition("\n\n")
+    examples = [(path, path.read_text(encoding="utf-8")) for path in sorted((ROOT / "examples").glob("*.py"))]
+    words = {path: (ast.get_docstring(ast.parse(text)) or "").strip().partition("\n\n") for path, text in examples}
+    rows = [f"| [{path.stem}](#{path.stem}) | {' '.join(words[path][0].split())} |" for path, _ in examples]
+    parts.append("\n".join(["| example | what it does |", "|---|---|", *rows]))
+    for path, text in examples:
+        first, _, rest = words[path]
         parts += [f"## {path.stem.replace('_', ' ')} {{ #{path.stem} }}", " ".join(first.split()), rest]
         parts += [
             f'??? example "examples/{path.name}"',

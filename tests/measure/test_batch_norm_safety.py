@@ -99,6 +99,37 @@ def test_safe_and_unsafe_sizes_follow_the_intervals():
     assert strict.unsafe_size == 32
 
 
+def test_a_model_that_has_not_learned_is_not_called_safe():
+    """Labels of coin flips: no statistics, however wrong, can cost an untrained model anything."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(5 * 256, 8, generator=generator)
+    labels = torch.randint(10, (5 * 256,), generator=generator)
+
+    def loss(model, batch):
+        return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    def measured():
+        batches = [(inputs[start : start + 256], labels[start : start + 256]) for start in range(0, 5 * 256, 256)]
+        return batch_norm_safety(model, loss, batches, micro_batch_sizes=(2, 8, 32), tolerance=0.2)
+
+    found = measured()
+    assert found.insensitive
+    assert found.safe_size is None
+    assert found.against(10 * found.loss).safe_size is None
+    labels = inputs[:, :2].argmax(dim=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss(model, (inputs, labels)).mean().backward()
+        optimizer.step()
+    trained = measured()
+    assert not trained.insensitive
+    assert trained.unsafe_size is not None
+    assert trained.unsafe_size >= 2
+
+
 def test_the_model_is_left_as_it_was_and_hooks_are_gone():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
     model[1].eval()

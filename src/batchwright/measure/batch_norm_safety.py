@@ -28,6 +28,8 @@ from batchwright.nn.ghost_statistics import Ghosts, moments
 from batchwright.nn.swap import BATCH_NORMS
 
 MIN_BATCHES = 3
+# Means off by a third of a standard deviation: a trained model notices.
+NOISY = 0.1
 # Exactly these: a subclass may compute something else, and is left in evaluation mode.
 MEASURED = (*BATCH_NORMS, *GHOST_NORMS, nn.SyncBatchNorm)
 
@@ -47,8 +49,11 @@ class BatchNormSafety:
         scale: What the tolerance is a part of.
         tolerance: Excess over ``scale`` that counts as harmless.
         safe_size: Smallest size tried from which on all sizes tried are surely harmless, the upper end of the excess within the
-            tolerance; None where even the largest is not.
+            tolerance; None where even the largest is not, and where the loss is ``insensitive``.
         unsafe_size: Largest size tried that surely does harm, the lower end of the excess above the tolerance; None where none does.
+        insensitive: The loss does not notice the smallest size though its means are off by more than a third of a standard deviation
+            (``mean_error`` above 0.1): the model has hardly learned, so its loss says nothing about training at any size. Measure
+            again at a later point.
         num_layers: Batch normalization layers.
         num_batches: Batches measured.
         num_examples: Examples that went through a forward pass.
@@ -64,6 +69,7 @@ class BatchNormSafety:
     tolerance: float
     safe_size: int | None
     unsafe_size: int | None
+    insensitive: bool
     num_layers: int
     num_batches: int
     num_examples: int
@@ -76,7 +82,7 @@ class BatchNormSafety:
         """
         allowed = self.tolerance * check_number("scale", scale, above=0.0)
         safe, unsafe = _judge(self.micro_batch_sizes, self.excess, allowed)
-        return replace(self, scale=scale, safe_size=safe, unsafe_size=unsafe)
+        return replace(self, scale=scale, safe_size=None if self.insensitive else safe, unsafe_size=unsafe)
 
 
 @torch.no_grad()
@@ -156,6 +162,7 @@ def batch_norm_safety(
     mean_error, log_variance_error = torch.stack(errors).mean(dim=0).tolist()
     scale = abs(reference) if scale is None else float(scale)
     safe_size, unsafe_size = _judge(sizes, excess, tolerance * scale)
+    insensitive = mean_error[0] > NOISY and excess[0].low <= 0
     return BatchNormSafety(
         micro_batch_sizes=tuple(sizes),
         reference_size=smallest,
@@ -165,8 +172,9 @@ def batch_norm_safety(
         log_variance_error=tuple(log_variance_error),
         scale=scale,
         tolerance=tolerance,
-        safe_size=safe_size,
+        safe_size=None if insensitive else safe_size,
         unsafe_size=unsafe_size,
+        insensitive=insensitive,
         num_layers=len(layers),
         num_batches=len(losses),
         num_examples=num_examples,

@@ -145,6 +145,10 @@ def _told(found: BatchNormSafety, micro_batch_size: int, parts: str) -> str:
     return (
         f"whether {parts} of {micro_batch_size} are large enough for batch normalization is not settled: {cost}, "
         f"where {found.tolerance:.0%} is harmless"
+        + (
+            ", and a loss that does not notice means so far off is that of a model that has hardly learned"
+            * found.insensitive
+        )
     )
 
 
