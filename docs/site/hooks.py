@@ -73,4 +73,6 @@ def on_post_build(config):
         if found := FETCHED.search(text):
             raise PluginError(f"{path.name} must fetch nothing from elsewhere, got {found[0]}; bring it into docs/")
         if found := UNREAD.search(text):
-            raise PluginError(f"{path.name} must hold no unread markup, got {found[0]!r}; name its extension in mkdocs.yml")
+            raise PluginError(
+                f"{path.name} must hold no unread markup, got {found[0]!r}; name its extension in mkdocs.yml"
+            )
