@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -104,7 +104,7 @@ def carry(old: BatchNorm, new: BatchNorm) -> None:
         setattr(new, name, getattr(old, name))
 
 
-def batch_norm_options(layer: BatchNorm) -> dict[str, object]:
+def batch_norm_options(layer: BatchNorm) -> dict[str, Any]:
     """The options that a BatchNorm and its kin share."""
     return {
         "eps": layer.eps,

@@ -28,7 +28,7 @@ def to_ghost(
     def factory(old: BatchNorm, kind: int) -> tuple[nn.Module, str]:
         new = GHOST_NORMS[kind](
             old.num_features,
-            **batch_norm_options(old),  # type: ignore[arg-type]
+            **batch_norm_options(old),
             **{"ghost_size": ghost_size, "running": running, "between_ghosts": between_ghosts},  # type: ignore[arg-type]
             device="meta",
         )
@@ -44,7 +44,7 @@ def to_batch(model: nn.Module) -> Conversion:
     def factory(old: BatchNorm, kind: int) -> tuple[nn.Module, str]:
         if type(old) is BATCH_NORMS[kind]:
             return old, "it is one already"
-        new = BATCH_NORMS[kind](old.num_features, **batch_norm_options(old), device="meta")  # type: ignore[arg-type]
+        new = BATCH_NORMS[kind](old.num_features, **batch_norm_options(old), device="meta")
         carry(old, new)
         return new, "training statistics of the whole batch; evaluation unchanged"
 
