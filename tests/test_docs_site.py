@@ -119,3 +119,15 @@ def test_a_name_that_waits_for_an_extra_is_in_the_file_that_its_room_says():
             assert re.search(rf"^(class|def) {name}\b", source, flags=re.MULTILINE)
             late += 1
     assert late >= 7
+
+
+def test_every_number_of_the_benchmarks_has_its_command_and_its_date():
+    text = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    sections = [part for part in re.split(r"\n(?=## )", text)[1:] if re.search(r"^\|.*\d", part, re.M)]
+    assert len(sections) >= 15
+    for part in sections:
+        title = part.splitlines()[0]
+        assert re.search(r"`[^`]*(?:-m benchmarks\.|pytest|batchwright |make )[^`]*`", part), (
+            f"{title} names no command"
+        )
+        assert re.search(r"\b20\d\d-\d\d-\d\d\b", part), f"{title} names no date"

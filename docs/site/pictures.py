@@ -101,7 +101,7 @@ def critical_batch(axes):
     axes.axvline(critical, color=GREY, ls="--", lw=1)
     axes.axvline(fastest, color=GREEN, ls=":", lw=1.5)
     axes.text(critical, most * 3, " $B_{crit}$", color=GREY, ha="left")
-    axes.text(fastest, most * 0.12, " fastest, a/b = 10", color=GREEN, ha="left", rotation=90, va="center")
+    axes.text(fastest, most * 0.25, " fastest, a/b = 10", color=GREEN, ha="left", va="center")
     axes.set(
         xscale="log", yscale="log", xlabel="batch size (examples)", ylabel="steps, examples", ylim=(None, most * 60)
     )

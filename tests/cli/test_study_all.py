@@ -105,7 +105,7 @@ def test_one_page_has_a_row_a_paper_with_all_that_is_asked_of_it(eight, capsys, 
         "holds", "holds", "does not hold", "not resolved", "not there yet", "failed", "holds", "failed",
     ]  # fmt: skip
     assert "the summary &lt;b&gt;broke&lt;/b&gt;" in rows["paper-5"][4]
-    assert "8 papers by their main claims: 3 holds, 1 does not hold, 1 not resolved, 1 not there yet, 2 failed" in page
+    assert "8 studies by their main claims: holds 3, does not hold 1, not resolved 1, not there yet 1, failed 2" in page
     # From each row to its own section, with all rows and figures.
     part = page[page.index('id="studies"') :]
     for anchor in re.findall(r'<a href="#(study-\d+)"', part[: part.index("</tbody>")]):

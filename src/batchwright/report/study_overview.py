@@ -9,9 +9,9 @@ from batchwright.core.study_record import VERDICTS, Row, StudyRecord
 from batchwright.core.study_set import StudyEntry, StudySet
 from batchwright.report.elements import Html, section, table, tag
 from batchwright.report.figures.style import shorten
-from batchwright.report.text import duration, estimate, plural, with_span
+from batchwright.report.text import duration, estimate, with_span
 
-HEAD = ["study", "main claim", "published", "measured (95 %)", "main claim here", "all rows", "seeds", "cost", "cells"]
+HEAD = ["study", "main claim", "published", "measured (95 %)", "verdict", "all rows", "seeds", "cost", "cells"]
 
 
 def parse_set(value: Any) -> StudySet | None:
@@ -41,9 +41,9 @@ def overview_section(records: Sequence[tuple[str, StudyRecord]], sets: Mapping[s
     rows = [_row(anchor, record) for anchor, record in records] + [_lost(entry) for entry in lost]
     told = (
         f"{overview_headline([record for _, record in records], lost)}. Which row stands for a paper's main claim is written in its "
-        "study; a study's name leads to all its rows and figures."
+        "study, not chosen by its verdict; a study's name leads to all its rows and figures."
     )
-    return section("studies", "Papers", tag("p", told), table(plural(len(rows), "paper"), HEAD, rows, texts={1, 4, 5}))
+    return section("studies", "Studies", tag("p", told), table(_count(len(rows)), HEAD, rows, texts={1, 5}))
 
 
 def overview_headline(records: Sequence[StudyRecord], lost: Sequence[StudyEntry] = ()) -> str:
@@ -51,8 +51,12 @@ def overview_headline(records: Sequence[StudyRecord], lost: Sequence[StudyEntry]
     verdicts = [row.verdict if (row := main_row(record)) else "no main row yet" for record in records]
     verdicts += ["failed"] * len(lost)
     counts = {verdict: verdicts.count(verdict) for verdict in (*VERDICTS, "no main row yet", "failed")}
-    found = ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)
-    return f"{plural(len(verdicts), 'paper')} by their main claims: {found}"
+    found = ", ".join(f"{verdict} {number}" for verdict, number in counts.items() if number)
+    return f"{_count(len(verdicts))} by their main claims: {found}"
+
+
+def _count(number: int) -> str:
+    return "1 study" if number == 1 else f"{number} studies"
 
 
 def _row(anchor: str, record: StudyRecord) -> list[str]:

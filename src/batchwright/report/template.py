@@ -82,7 +82,7 @@ th[scope="row"], th:first-child, th.text, td.text { text-align: left; }
 th[scope="row"] { font-weight: 550; }
 th[scope="row"] { max-width: 22em; overflow: hidden; text-overflow: ellipsis; }
 tr:has(td.text) th[scope="row"] { white-space: normal; min-width: 11em; }
-td.text { white-space: normal; min-width: 18em; }
+td.text { white-space: normal; min-width: 14em; }
 .muted { color: var(--soft); font-weight: 400; }
 details { margin: 14px 0; }
 summary { cursor: pointer; color: var(--accent); }
