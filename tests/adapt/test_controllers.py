@@ -213,3 +213,10 @@ def test_options_are_checked():
         NoiseScale(hysteresis=0.5)
     with pytest.raises(InputError, match="fraction must be"):
         NoiseScale(fraction=0.0)
+
+
+def test_a_large_noise_scale_is_told_without_an_exponent():
+    _, decision = NoiseScale().update(
+        NoiseScale().init(batch_size=64), measured(100, 64, low=1610.0, value=5214.0, high=math.inf)
+    )
+    assert decision.reason.startswith("noise scale 5,214 (1,610 to inf) asks for 0.5 of it")

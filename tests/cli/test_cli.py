@@ -1,6 +1,7 @@
 """Every command from a shell's point of view: exit codes, one line for an error, nothing but JSON with ``--json``."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -204,6 +205,17 @@ def test_json_is_one_document_in_the_envelope(capsys, file, tmp_path):
     for command in ("tasks", "doctor"):
         assert run([command, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["command"] == command
+
+
+def test_a_plan_keeps_to_the_memory_it_is_given(capsys, file):
+    arguments = ["plan", f"{file}:make_task", "--objective", "time", "--json"]
+    ceilings = []
+    for memory in ("20kB", "1MB"):
+        assert run([*arguments, "--memory", memory]) == 0
+        plan = json.loads(capsys.readouterr().out)["result"]["plan"]
+        assert plan["evidence"]["memory_budget_bytes"] == {"20kB": 20_000, "1MB": 1_000_000}[memory]
+        ceilings.append(plan["micro_batch_size"] if plan["micro_batch_size"] < plan["batch_size"] else math.inf)
+    assert ceilings[0] < ceilings[1]  # of 20,000 bytes parameters and gradients leave room for some of the 320 examples
 
 
 def test_doctor_says_what_the_machine_and_the_extras_can_do(capsys, tmp_path, monkeypatch):

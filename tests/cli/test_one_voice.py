@@ -114,6 +114,8 @@ def test_every_command_has_the_shared_options(name):
         (["plan", "digits-mlp", "--gradient-noise", "--lr-rule", "linear"], "--gradient-noise"),
         (["plan", "digits-mlp", "--budget-steps", "3"], "--budget-steps"),
         (["plan", "digits-mlp", "--budget-seconds", "-1"], "--budget-seconds"),
+        (["plan", "digits-mlp", "--memory", "lots"], "--memory"),
+        (["plan", "digits-mlp", "--memory", "300"], "--memory"),
         (["plan", "nothing"], "TASK"),
         (["train", "digits-mlp", "--out", "x", "--lr", "-1"], "--lr"),
         (["train", "digits-mlp", "--out", "x", "--lr-decay", "-1"], "--lr-decay"),

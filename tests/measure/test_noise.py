@@ -154,3 +154,43 @@ def test_average_with_an_unresolved_mean_is_unbounded():
     assert found.low > 0
     with pytest.raises(InputError, match="at least one"):
         average_over_points([])
+
+
+def test_the_batches_said_to_halve_the_interval_halve_it():
+    """Gradients are the inputs themselves, so nothing but the number of batches changes between the two measurements."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Linear(20, 1, bias=False)
+
+    def measure(num_batches: int) -> NoiseScale:
+        batches = [torch.randn(16, 20, generator=generator) + 0.2 for _ in range(num_batches)]
+        return noise_scale(model, lambda model, batch: model(batch).squeeze(1), batches)
+
+    ratios = []
+    for _ in range(24):
+        found = measure(40)
+        again = measure(found.num_batches + found.batches_to_halve)
+        ratios.append((again.high - again.low) / (found.high - found.low))
+    logs = torch.tensor(ratios).log2()
+    assert abs(logs.mean() + 1) < 4 * logs.std() / len(logs) ** 0.5
+    assert logs.std() < 0.5
+
+
+def test_batches_to_halve_of_a_narrow_a_wide_and_an_open_interval():
+    def made(low: float, high: float, more: int = 0) -> NoiseScale:
+        return NoiseScale(
+            value=100.0, low=low, high=high, trace=1.0, grad_sq_norm=0.01, num_examples=640, num_batches=40,
+            more_batches=more, level=0.95, inverse_standard_error=0.001,
+        )  # fmt: skip
+
+    assert made(99.9, 100.1).batches_to_halve == 120  # four times as many in all
+    assert made(100.0, 100.0).batches_to_halve == 0
+    assert made(50.0, math.inf, more=37).batches_to_halve == 37
+    wide = made(50.0, 1000.0)
+    r, h = (1 / 50 + 1 / 1000) / 2, (1 / 50 - 1 / 1000) / 2
+    halved = h * (40 / (40 + wide.batches_to_halve)) ** 0.5
+    assert 1 / (r - halved) - 1 / (r + halved) == pytest.approx(475.0, rel=0.02)
+
+
+def test_a_noise_scale_is_made_of_plain_numbers():
+    found = noise_scale(nn.Linear(2, 1), lambda model, batch: model(batch).squeeze(1).square(), [torch.randn(8, 2)] * 4)
+    assert {type(each) for each in (found.value, found.low, found.high)} == {float}

@@ -90,6 +90,14 @@ def test_objectives_ask_for_what_they_say():
     assert choice("time", max_batch_size=64).batch_size == 64
 
 
+def test_a_reason_names_the_size_it_was_rounded_to():
+    found = choice("balanced")
+    assert (round(found.wanted.value), found.batch_size) == (80, 64)
+    assert found.reason.endswith("; 64 is the nearest power of two")
+    assert choice("balanced", max_batch_size=60).reason.endswith("; 32 is the largest power of two allowed")
+    assert "power of two" not in choice("time", max_batch_size=64).reason
+
+
 def test_a_device_that_is_all_overhead_does_not_ask_for_the_whole_data_set():
     found = choice("time", step_time_s=lambda sizes: 0.003 + 1e-9 * sizes)
     assert found.wanted.value == pytest.approx(4 * 400)

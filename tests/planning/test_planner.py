@@ -2,7 +2,9 @@
 
 import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,10 @@ from torch.utils.data import TensorDataset
 import batchwright as bw
 from batchwright.core.errors import InputError, NotEnoughEvidenceError, RecordError
 from batchwright.core.statistics import Interval
+from batchwright.measure.lr_trial import lr_trial
+from batchwright.planning.choose import choose
 from batchwright.planning.laws import lr_turning_point
+from batchwright.planning.lr_choice import LrChoice
 
 
 def make_task(**changes) -> bw.Task:
@@ -112,7 +117,7 @@ def test_an_lr_well_below_its_bound_needs_no_trial():
     top = plan.intervals["max_lr"]
     assert plan.lr <= 0.5 * top.value
     assert f"allows {top.value:.3g}" in plan.reasons["lr"]
-    assert "few steps from the start" not in plan.reasons["lr"]
+    assert "steps from the start" not in plan.reasons["lr"]
     assert plan.cost.parts["lr trial"] == 0
     assert plan.cost.parts["stability"] > 0
 
@@ -187,3 +192,67 @@ def test_noise_takes_the_place_of_a_scaled_lr():
         bw.plan(make_task(optimizer=bw.OptimizerSpec(name="adamw")), device="cpu", lr_rule="gain")
     with pytest.raises(InputError, match="regime must be one of"):
         bw.plan(make_task(), device="cpu", regime="keep-time")
+
+
+class _Point(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.ones(1))
+
+
+def _bowl(lr: float) -> bw.Task:
+    """Loss theta^2 / 2 of every example: heavy ball is ``theta_t+1 = (1 + b - lr) theta_t - b theta_t-1``."""
+    return bw.Task(
+        name="bowl",
+        model=_Point,
+        loss=lambda model, batch: 0.5 * (model.theta - batch[0]).square().sum(1),
+        train=TensorDataset(torch.zeros(64, 1)),
+        optimizer=bw.OptimizerSpec(lr=lr, momentum=0.9),
+        batch_size=4,
+    )
+
+
+@pytest.mark.parametrize(("lr", "came_back"), [(2.2, True), (0.5, False)])
+def test_a_trial_says_how_far_the_loss_rose_before_it_came_back(lr, came_back):
+    trial = lr_trial(_bowl(lr), 8, lr, num_steps=24)
+    theta = [1.0, 1.0 - lr]
+    while len(theta) < 24:
+        theta.append((1.9 - lr) * theta[-1] - 0.9 * theta[-2])
+    assert trial.losses == pytest.approx([0.5 * each**2 for each in theta], rel=1e-3, abs=1e-6)
+    assert trial.rise == pytest.approx(max(each**2 for each in theta), rel=1e-3)
+    assert (trial.stable, trial.came_back) == (True, came_back)
+
+
+def test_a_trial_that_is_lost_did_not_come_back():
+    trial = lr_trial(_bowl(5.0), 8, 5.0)  # beyond 2 (1 + b) = 3.8
+    assert (trial.stable, trial.came_back) == (False, False)
+    assert trial.rise > 100
+
+
+def test_a_plan_warns_of_a_learning_rate_whose_trial_rose_and_came_back():
+    choice = choose(
+        "time",
+        critical_batch_size=Interval(value=400.0, low=200.0, high=800.0),
+        step_time_s=lambda sizes: 0.003 + 0.00002 * sizes,
+        step_time_error=0.1,
+        flat_until=16,
+        max_batch_size=4096,
+        rng=np.random.default_rng(0),
+    )
+    chosen = LrChoice(
+        choice=choice,
+        lr=2.2,
+        bound=None,
+        max_lr=None,
+        num_bounded=0,
+        num_flown=0,
+        trial=lr_trial(_bowl(2.2), 8, 2.2, num_steps=24),
+        bound_s=0.0,
+        trial_s=0.0,
+        num_examples=0,
+    )
+    (warning,) = chosen.warnings
+    assert "rose to 1.5 times its first value" in warning
+    assert "--lr 1.1" in warning
+    assert replace(chosen, trial=lr_trial(_bowl(0.5), 8, 0.5)).warnings == ()
+    assert replace(chosen, trial=None).warnings == ()

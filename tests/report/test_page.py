@@ -232,6 +232,18 @@ def test_plan_alone_makes_a_page(tmp_path: Path, plan_maker: Maker):
     assert "Every run" not in page.text
 
 
+def test_an_lr_that_nothing_estimated_has_no_interval(tmp_path: Path, plan_maker: Maker):
+    plan = plan_maker()
+    write_json(tmp_path / "plan.json", plan)
+    assert "lr 0.21 (0.16–0.26), momentum" in read(write_report(tmp_path)).text
+    plan["lr"] = plan["base_lr"] = 0.2
+    plan["intervals"]["lr"] = {"value": 0.2, "low": 0.2, "high": 0.2, "level": 0.95}
+    write_json(tmp_path / "plan.json", plan)
+    text = read(write_report(tmp_path)).text
+    assert "lr 0.2, momentum" in text
+    assert "0.2–0.2" not in text
+
+
 def test_bare_plan_makes_a_page_without_figures(tmp_path: Path):
     write_json(tmp_path / "plan.json", {"task": "t", "batch_size": 100, "micro_batch_size": 100, "lr": 0.1})
     page = read(write_report(tmp_path))
@@ -265,6 +277,14 @@ def test_runs_alone_name_the_cheapest_label_only_where_its_interval_says_so(tmp_
     for seed in range(3):
         run_writer(tmp_path / f"c{seed}", label="other", seed=seed, to_target=20050.0 + 100 * seed)
     assert "none of them clearly needs the fewest examples" in read(write_report(tmp_path)).text
+
+
+def test_a_label_whose_batch_grew_says_from_what_to_what(tmp_path: Path, run_writer: Writer):
+    for seed in range(2):
+        run_writer(tmp_path / f"a{seed}", label="fixed", seed=seed, batch_size=32)
+        run_writer(tmp_path / f"b{seed}", label="growing", seed=seed, batch_size=32, adaptive=True)
+    labels = read(write_report(tmp_path)).text.partition("Every run")[0]
+    assert labels.count("32 → 256") == 1
 
 
 def test_run_that_has_just_begun_makes_a_page(tmp_path: Path, run_writer: Writer):

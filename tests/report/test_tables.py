@@ -58,6 +58,8 @@ def test_adaptive_run_tells_its_first_and_last_batch_size(tmp_path: Path, run_wr
     run_writer(tmp_path, batch_size=32, adaptive=True)
     (row,) = run_rows(collect(tmp_path).runs)
     assert (row.batch_size, row.last_batch_size) == (32.0, 256.0)
+    (summary,) = summarise(collect(tmp_path).runs)
+    assert (summary.batch_sizes, summary.last_batch_sizes) == ((32.0,), (256.0,))
 
 
 def test_no_runs_give_no_rows():

@@ -12,7 +12,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_blocks_of_the_page_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names, num_blocks = run_blocks("engine.md")
-    assert num_blocks == 3
+    assert num_blocks == 4
+    assert names["cosine"].last_epoch == names["cosine"].T_max
+    assert sum(names["sizes"]) == 3 * 512
     assert names["engine"].num_steps == 2
     assert "noise scale" in capsys.readouterr().out
 

@@ -202,6 +202,25 @@ def test_resuming_a_finished_run_changes_nothing(task, tmp_path):
     assert again.reason == "target"
     assert again.to_target == done.to_target
     assert torch.equal(parameters(again.model), parameters(done.model))
+    assert again.notes == ("the run had ended before (target): nothing was left to do",)
+
+
+def test_a_resume_says_what_it_was_given_and_does_not_use(task, tmp_path):
+    train(task, out=tmp_path / "run", batch_size=16, max_examples=160)
+    same = train(task, out=tmp_path / "run", batch_size=16, max_examples=160, resume=True)
+    assert len(same.notes) == 1  # that it had ended
+    other = train(task, out=tmp_path / "run", batch_size=32, lr=0.3, max_examples=320, policy=NoiseScale(), resume=True)
+    assert other.num_examples == 160
+    told = " ".join(other.notes)
+    for words in (
+        "policy noise-scale was given",
+        "with fixed",
+        "batch_size 32",
+        "with 16",
+        "lr 0.3",
+        "max_examples 320",
+    ):
+        assert words in told
 
 
 def test_resume_refuses_what_it_cannot_do(task, tmp_path):

@@ -3,6 +3,7 @@
 Source: McCandlish et al. (2018), arXiv:1812.06162, section 2.3 and appendix D (adaptive batch size by the noise scale).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +36,16 @@ class NoiseScale(Limits):
         """The fraction of the noise scale, with its interval."""
         noise = measured.noise_scale
         assert noise is not None
-        reason = f"noise scale {noise.value:.3g} ({noise.low:.3g} to {noise.high:.3g}) asks for {self.fraction:g} of it"
+        value, low, high = (_told(each) for each in (noise.value, noise.low, noise.high))
+        reason = f"noise scale {value} ({low} to {high}) asks for {self.fraction:g} of it"
         return memory, Wish(
             value=self.fraction * noise.value,
             low=self.fraction * noise.low,
             high=self.fraction * noise.high,
             reason=reason,
         )
+
+
+def _told(examples: float) -> str:
+    """A number of examples in three figures, or whole; with ``inf`` for no bound."""
+    return f"{examples:,.0f}" if 1000 <= examples < math.inf else f"{examples:.3g}"

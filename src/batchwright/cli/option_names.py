@@ -14,6 +14,7 @@ ALIASES: Mapping[str, Mapping[str, str]] = {
     "plan": {
         "plain_steps": "--budget-steps",
         "seconds": "--budget-seconds",
+        "budget_bytes": "--memory",
         "num_seeds": "--verify-seeds",
         "rule of lr": "--lr-rule",
     },

@@ -56,14 +56,18 @@ def plan(
         float | None,
         typer.Option(
             "--budget-steps",
-            help="Cost of measuring, in plain steps.",
+            help="About what measuring may cost, in plain steps.",
             show_default="300; with --tokens a tenth of the run, 300 to 1000",
         ),
     ] = None,
     budget_seconds: Annotated[
-        float | None, typer.Option("--budget-seconds", help="Cost of measuring, in seconds.", show_default=False)
+        float | None, typer.Option("--budget-seconds", help="The same, in seconds.", show_default=False)
     ] = None,
     max_batch_size: MaxBatchSize = None,
+    memory: Annotated[
+        str | None,
+        typer.Option("--memory", help="Bytes that a step may take: 300M, 8G.", show_default="a part of what is free"),
+    ] = None,
     regime: Annotated[
         str,
         typer.Option("--regime", help="keep-epochs, or keep-updates: as many updates as at the default batch size."),
@@ -93,6 +97,7 @@ def plan(
 
     Example: batchwright plan digits-cnn --objective time --out runs/plan
     """
+    from batchwright.adapt.amounts import parse_count
     from batchwright.cli.token_plan import TokenRequest, plan_for_tokens
     from batchwright.core.errors import InputError
     from batchwright.core.records import make_folder
@@ -116,6 +121,7 @@ def plan(
             raise InputError(
                 f"{given[0]} must be left out with --tokens, got both; batch size and step size of Scion follow from the budget alone"
             )
+    memory_bytes = None if memory is None else parse_count("memory", memory.strip().removesuffix("B"))
     folder = make_folder(out) if out is not None else None
     loaded = load_task(task, data_root=data_root)
     check_task(loaded)
@@ -128,6 +134,7 @@ def plan(
             seed=seed,
             device=device,
             max_batch_size=max_batch_size,
+            memory_bytes=memory_bytes,
             folder=folder,
             as_json=json,
         )
@@ -142,6 +149,7 @@ def plan(
             seed=seed,
             device=device,
             max_batch_size=max_batch_size,
+            memory_bytes=memory_bytes,
             regime=regime,
             lr_rule=lr_rule,
             max_grad_norm=max_grad_norm,
@@ -203,7 +211,8 @@ def _print(plan: Any, path: Path | None) -> None:
         rows.append(("batch normalization", "", "normalization"))
     for name, value, key in rows:
         interval = plan.intervals.get(key)
-        ends = f"{number(interval.low)} to {number(interval.high)}" if interval else ""
+        # What was not estimated, as the task's own lr at its own batch size, has no interval.
+        ends = f"{number(interval.low)} to {number(interval.high)}" if interval and interval.low < interval.high else ""
         table.add_row(name, value or (number(interval.value) if interval else ""), ends, plan.reasons[key])
     screen.print(table)
     excess = plan.intervals["excess_time"]

@@ -118,6 +118,7 @@ def plan_for_tokens(
     seed: int,
     device: str,
     max_batch_size: int | None,
+    memory_bytes: int | None,
     folder: Path | None,
     as_json: bool,
 ) -> None:
@@ -138,6 +139,7 @@ def plan_for_tokens(
             seed=seed,
             device=device,
             max_batch_size=max_batch_size,
+            memory_bytes=memory_bytes,
             on_progress=lambda words: bar.update(line, note=words),
         )
     path = found.save(folder) if folder is not None else None

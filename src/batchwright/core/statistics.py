@@ -171,9 +171,9 @@ def ratio_interval(
     if not math.isfinite(quantile):
         return Interval(value=value, low=min(0.0, value), high=math.inf, level=level)
     squared = quantile * quantile
-    a = denominator**2 - squared * covariance[1, 1]
-    b = numerator * denominator - squared * covariance[0, 1]
-    c = numerator**2 - squared * covariance[0, 0]
+    a = denominator**2 - squared * float(covariance[1, 1])
+    b = numerator * denominator - squared * float(covariance[0, 1])
+    c = numerator**2 - squared * float(covariance[0, 0])
     discriminant = b * b - a * c
     if a > 0 and denominator > 0:
         root = math.sqrt(max(discriminant, 0.0))

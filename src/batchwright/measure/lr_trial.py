@@ -32,6 +32,18 @@ class LrTrial:
     losses: tuple[float, ...]
     num_examples: int
 
+    @property
+    def rise(self) -> float:
+        """Largest loss over the first one: how far the loss went up on its way; ``inf`` where it was lost."""
+        if not math.isfinite(self.losses[-1]):
+            return math.inf
+        return max(self.losses) / self.losses[0] if self.losses[0] > 0 else 1.0
+
+    @property
+    def came_back(self) -> bool:
+        """Whether the loss rose well above its first value on the way, and was below that bound again at the end."""
+        return self.stable and self.rise > OVERSHOOT
+
 
 def lr_trial(
     task: Task,

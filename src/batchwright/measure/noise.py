@@ -61,6 +61,24 @@ class NoiseScale:
         return math.isfinite(self.high)
 
     @property
+    def batches_to_halve(self) -> int:
+        """Further batches, as large as these, after which the interval would likely be half as wide.
+
+        Errors are taken to fall as one over the root of the number of batches: about three times as many more where the interval is
+        narrow, fewer where it is wide. Below 40 batches it comes out narrower than half, because its scatter is known better then.
+        Where it is unbounded, ``more_batches``: those that would bound it.
+        """
+        if not (self.low > 0 and self.resolved):
+            return self.more_batches or 3 * self.num_batches
+        # The interval is r - h to r + h in the inverse, so 2 h / (r^2 - h^2) wide here: solved for the h of half that width, q.
+        r, h = (1 / self.low + 1 / self.high) / 2, (1 / self.low - 1 / self.high) / 2
+        q = (self.high - self.low) / 2
+        if h <= 0:
+            return 0
+        halved = (math.sqrt(1 + (q * r) ** 2) - 1) / q
+        return math.ceil(self.num_batches * ((h / halved) ** 2 - 1))
+
+    @property
     def interval(self) -> Interval:
         """Value and interval alone."""
         return Interval(value=self.value, low=self.low, high=self.high, level=self.level)

@@ -159,12 +159,16 @@ def _lr_reason(task: Task, chosen: LrChoice, turn: Interval, options: Options) -
         told = f"{options.lr_rule} rule, asked for, from lr {spec.lr:g} at batch size {task.batch_size}, turning at {turn.value:.0f}"
     if chosen.bound is not None and chosen.max_lr is not None:
         top = chosen.max_lr
-        told += (
-            f"; the curvature at step {chosen.bound.step} of the pilot allows {top.value:.3g} ({top.low:.3g} to {top.high:.3g}) "
-            "at this batch size"
+        # Where the largest eigenvalue alone bounds it, there is one number and no scatter that an interval could show.
+        scatter = f" ({top.low:.3g} to {top.high:.3g})" if top.low < top.high else ", by the largest eigenvalue alone,"
+        told += f"; the curvature at step {chosen.bound.step} of the pilot allows {top.value:.3g}{scatter} at this batch size"
+    if chosen.trial is not None:
+        steps = len(chosen.trial.losses)
+        told += f"; in {steps} steps from the start the loss " + (
+            f"rose to {chosen.trial.rise:.1f} times its first value and came back"
+            if chosen.trial.came_back
+            else "did not fly away"
         )
-    if chosen.tried:
-        told += "; a few steps from the start were stable"
     return told
 
 

@@ -7,7 +7,10 @@ from batchwright.core.checks import check_number
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """Bounds on the cost of measuring; calibration by branches comes on top, and states its own cost.
+    """About what measuring may cost; calibration by branches comes on top, and states its own cost.
+
+    Each part is cut to its share before it begins, by what steps cost so far. The sum came to 1.05 to 1.1 times the budget with one
+    thread, and to 1.7 times with two on a busy machine; the plan says what it was.
 
     Attributes:
         plain_steps: In optimizer steps at the task's default batch size.

@@ -91,7 +91,8 @@ def choose(
     return Choice(
         batch_size=batch_size,
         wanted=_interval(float(centre), wanted),
-        reason=_reason(objective, centre, grid, times, critical_batch_size.value, max_batch_size),
+        reason=_reason(objective, centre, grid, times, critical_batch_size.value, max_batch_size)
+        + _rounded(centre, batch_size),
         excess_time=_interval(float(np.interp(math.log(batch_size), np.log(grid), centre_time)) - 1, at_choice - 1),
         grid=tuple(shown),
         time=tuple(_interval(float(centre_time[column]), relative[:, column]) for column in columns),
@@ -145,6 +146,14 @@ def _reason(objective: str, wanted: float, grid: Array, times: Array, critical: 
     return (
         f"a step costs about the same up to {wanted:.0f} examples, so a smaller batch would save examples for no time"
     )
+
+
+def _rounded(wanted: float, batch_size: int) -> str:
+    """How the wanted size became the batch size, where a reader would see two numbers."""
+    if batch_size == round(wanted):
+        return ""
+    nearest = batch_size == power_of_two(wanted)
+    return f"; {batch_size} is the {'nearest power of two' if nearest else 'largest power of two allowed'}"
 
 
 def _draws(interval: Interval, rng: np.random.Generator) -> Array:

@@ -50,7 +50,12 @@ def gather_evidence(
             )
             for size, relative, examples in zip(choice.grid, choice.time, choice.examples, strict=True)
         ),
-        warnings=(*memory.warnings, *times.warnings, *([advice.reason] if advice and advice.warns else [])),
+        warnings=(
+            *chosen.warnings,
+            *memory.warnings,
+            *times.warnings,
+            *([advice.reason] if advice and advice.warns else []),
+        ),
         normalization=advice.evidence if advice else None,
         curvature=None
         if bound is None

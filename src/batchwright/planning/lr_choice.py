@@ -8,7 +8,7 @@ import torch
 
 from batchwright.core.statistics import Interval
 from batchwright.measure.curvature.lr_bound import NUM_BATCHES, LrBound, lr_bound
-from batchwright.measure.lr_trial import NUM_STEPS, lr_trial
+from batchwright.measure.lr_trial import NUM_STEPS, LrTrial, lr_trial
 from batchwright.measure.memory import Memory
 from batchwright.measure.pilot import Pilot
 from batchwright.measure.throughput import Throughput
@@ -32,7 +32,7 @@ class LrChoice:
         max_lr: Largest learning rate that this curvature allows at the batch size; None without one.
         num_bounded: How often the batch was halved because its learning rate was surely above the bound.
         num_flown: How often it was halved because the loss flew away.
-        tried: Whether a few steps were taken at the learning rate.
+        trial: The few steps taken at the learning rate, in which it was not lost; None where none were needed.
         bound_s: Seconds of measuring curvature.
         trial_s: Seconds of trials.
         num_examples: Examples of both.
@@ -44,10 +44,21 @@ class LrChoice:
     max_lr: Interval | None
     num_bounded: int
     num_flown: int
-    tried: bool
+    trial: LrTrial | None
     bound_s: float
     trial_s: float
     num_examples: int
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader should know before training at the learning rate."""
+        if self.trial is None or not self.trial.came_back:
+            return ()
+        return (
+            f"at lr {self.lr:.3g} and batch size {self.choice.batch_size} the loss rose to {self.trial.rise:.1f} times its first "
+            "value in the trial before it came back: such a start can cost more than the larger batch saves; compare with a run at "
+            f"half of it (--lr {self.lr / 2:.2g})",
+        )
 
 
 def choose_lr(
@@ -82,7 +93,8 @@ def choose_lr(
         say: Told what is done.
     """
     bound: LrBound | None = None
-    measured, num_bounded, num_flown, tried = False, 0, 0, False
+    measured, num_bounded, num_flown = False, 0, 0
+    trial: LrTrial | None = None
     trial_s, num_examples = 0.0, 0
     while True:
         choice = choose(limit)
@@ -118,8 +130,8 @@ def choose_lr(
         )
         trial_s += time.perf_counter() - start
         num_examples += found.num_examples
-        tried = found.stable
         if found.stable:
+            trial = found
             break
         num_flown += 1
         limit = max(1, choice.batch_size // 2)
@@ -130,7 +142,7 @@ def choose_lr(
         max_lr=max_lr,
         num_bounded=num_bounded,
         num_flown=num_flown,
-        tried=tried,
+        trial=trial,
         bound_s=bound.seconds if bound else 0.0,
         trial_s=trial_s,
         num_examples=num_examples,

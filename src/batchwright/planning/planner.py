@@ -87,7 +87,7 @@ def plan(
         task: The training job; its default learning rate is taken as right for its default batch size.
         objective: ``time`` (shortest time to target), ``examples`` (fewest examples at no time), or ``balanced`` (the largest batch
             that spends at most 20 % more examples than the small-batch limit, but not past the fastest).
-        budget: What measuring may cost; 300 plain steps where left out.
+        budget: About what measuring may cost (`Budget`); 300 plain steps where left out.
         tokens: Budget of tokens of a Scion run; see `plan_tokens`, as for the next two.
         base: Settings tuned at a budget of tokens of their own; found by short runs where left out.
         restart_at: Totals of tokens at which the run would first have ended.

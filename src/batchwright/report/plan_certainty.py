@@ -131,10 +131,11 @@ def _curvature_lines(plan: PlanRecord) -> list[str]:
     if found is None or top is None:
         return []
     part = f"{percent(plan.lr / top.value)} of" if top.value > 0 else "beyond"
+    allowed = with_span(top) if top.low < top.high else estimate(top.value)
     eigenvalue = "" if found.sharpness_converged else " at least"
     return [
         f"The learning rate is {part} the largest one that the curvature at step {count(found.step)} of the pilot allows, "
-        f"{with_span(top)}; the largest eigenvalue there is{eigenvalue} {estimate(found.sharpness)}."
+        f"{allowed}; the largest eigenvalue there is{eigenvalue} {estimate(found.sharpness)}."
     ]
 
 
@@ -147,4 +148,6 @@ def _interval_cells(key: str, interval: Interval) -> Sequence[str]:
         value, _, ends = seconds_with_span(interval).partition(" (")
         return value, ends.removesuffix(")"), percent(interval.level)
     write: Format = count if key in ("batch_size", "micro_batch_size") else estimate
+    if interval.low == interval.high:  # given, or bounded by one eigenvalue: no scatter was measured
+        return value_or_bound(interval, write), "none", "–"
     return value_or_bound(interval, write), span(interval, write), percent(interval.level)

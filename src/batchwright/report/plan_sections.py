@@ -30,8 +30,7 @@ from batchwright.report.text import (
 
 def headline(plan: PlanRecord) -> str:
     """The plan in one sentence."""
-    interval = plan.intervals.get("batch_size")
-    lr = plan.intervals.get("lr")
+    interval, lr = plan.intervals.get("batch_size"), _lr_interval(plan)
     momentum = f", momentum {estimate(plan.momentum)}" if plan.momentum is not None else ""
     return (
         f"Train {plan.task} with batch size {count(plan.batch_size)}{_behind(interval, count)}, "
@@ -42,7 +41,7 @@ def headline(plan: PlanRecord) -> str:
 
 def answer_cards(plan: PlanRecord) -> Html:
     """The numbers of the answer with their intervals, and below them those that it stands on."""
-    size, lr = plan.intervals.get("batch_size"), plan.intervals.get("lr")
+    size, lr = plan.intervals.get("batch_size"), _lr_interval(plan)
     answer = [
         card("Batch size", count(plan.batch_size), _detail(size, count, _base(plan.base_batch_size, count)), size),
         card("Learning rate", estimate(plan.lr), _detail(lr, estimate, _base(plan.base_lr, estimate)), lr),
@@ -180,6 +179,12 @@ def _base(value: float | None, write: Format) -> str:
 
 def _best(best: Setting | None) -> str:
     return f"best found: batch size {count(best.batch_size)}, lr {estimate(best.lr)}" if best is not None else ""
+
+
+def _lr_interval(plan: PlanRecord) -> Interval | None:
+    """None where the learning rate is the task's own at its own batch size, which nothing estimates."""
+    interval = plan.intervals.get("lr")
+    return interval if interval is not None and interval.low < interval.high else None
 
 
 def _behind(interval: Interval | None, write: Format) -> str:

@@ -163,7 +163,7 @@ def _summary_table(rows: Sequence[SummaryRow]) -> Html:
         [
             row.label,
             _reached(row),
-            _range(row.batch_sizes),
+            _sizes(row),
             _range(row.lrs),
             _plain(row.steps),
             _plain(row.examples),
@@ -173,6 +173,12 @@ def _summary_table(rows: Sequence[SummaryRow]) -> Html:
         for row in rows[:MAX_ROWS]
     ]
     return table("Labels: mean and 95 % interval over seeds; to target, over the runs that reached it", head, body)
+
+
+def _sizes(row: SummaryRow) -> str:
+    """Batch sizes at the start of the label's runs, and at their end where they moved."""
+    first, last = _range(row.batch_sizes), _range(row.last_batch_sizes)
+    return first if first == last else f"{first} → {last}"
 
 
 def _run_table(rows: Sequence[RunRow], folder: Path, page: Path) -> Html:

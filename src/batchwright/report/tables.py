@@ -61,6 +61,7 @@ class SummaryRow:
         task: Name of the task.
         label: Of the runs.
         batch_sizes: Different first batch sizes, sorted.
+        last_batch_sizes: Different last ones, sorted.
         lrs: Different learning rates, sorted.
         num_runs: All of them.
         num_reached: Those that reached their target; ``steps``, ``examples`` and ``seconds`` are over these alone.
@@ -76,6 +77,7 @@ class SummaryRow:
     task: str
     label: str
     batch_sizes: tuple[float, ...]
+    last_batch_sizes: tuple[float, ...]
     lrs: tuple[float, ...]
     num_runs: int
     num_reached: int
@@ -143,6 +145,7 @@ def _summary(rows: Sequence[RunRow]) -> SummaryRow:
         task=rows[0].task,
         label=rows[0].label,
         batch_sizes=tuple(sorted({row.batch_size for row in rows})),
+        last_batch_sizes=tuple(sorted({row.last_batch_size for row in rows})),
         lrs=tuple(sorted({row.lr for row in rows})),
         num_runs=len(rows),
         num_reached=outcomes["reached"],

@@ -23,6 +23,7 @@ from batchwright.training.engine_steps import EngineSteps
 from batchwright.training.follow import Follower
 from batchwright.training.ranks import ranks_of
 from batchwright.training.retry import step_with_retry
+from batchwright.training.step_guard import StepGuard
 from batchwright.training.step_noise import Gatherer, StepStatistics
 from batchwright.training.update import Update
 
@@ -74,6 +75,7 @@ class BatchEngine(EngineSteps):
         choice: What chooses the next batch size.
         gatherer: Of the gradient's statistics.
         counts: What has been used so far.
+        guard: Against steps that the loop makes beside the engine's.
 
     Raises:
         InputError: If an argument breaks a rule, or the policy needs what the engine does not measure.
@@ -167,6 +169,7 @@ class BatchEngine(EngineSteps):
                 "would measure the noise that is put in; take a fixed batch size or a schedule"
             )
         self.counts = Counts()
+        self.guard = StepGuard(optimizer, self.ranks.parameters)
         self.update: Update | None = None
         self.choice.after_step(step=0, num_examples=0, epoch=0, statistics=StepStatistics())
 
@@ -280,3 +283,4 @@ class BatchEngine(EngineSteps):
         """
         load_state(self, state)
         self.update = None
+        self.guard.leave()

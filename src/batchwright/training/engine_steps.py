@@ -16,6 +16,7 @@ from batchwright.training.gradient_noise import step_weights
 from batchwright.training.gradient_step import finish_gradient, optimizer_step
 from batchwright.training.ranks import Ranks
 from batchwright.training.split import micro_batch_sizes
+from batchwright.training.step_guard import StepGuard
 from batchwright.training.step_noise import Gatherer, StepStatistics
 from batchwright.training.update import Update
 
@@ -29,6 +30,7 @@ class EngineSteps:
     ranks: Ranks
     choice: BatchChoice
     gatherer: Gatherer
+    guard: StepGuard
     counts: Counts
     clock: ExampleClock | None
     scaler: Any
@@ -60,9 +62,20 @@ class EngineSteps:
 
     def begin(self, update: Update) -> None:
         """An update is begun by its loop."""
+        self.guard.begin()
         self.optimizer.zero_grad(set_to_none=True)
         if update.measured:
             self.gatherer.begin(update.num_micro_batches)
+
+    def loop_left(self, update: Update) -> None:
+        """The loop over an update's micro-batches is over, or was left."""
+        self.guard.leave()
+
+    def check_kept(self, update: Update) -> None:
+        """A further micro-batch of an update is about to add its gradient."""
+        # A measured step takes each micro-batch's gradient apart, and a sharded model keeps what is not reduced elsewhere.
+        if not update.measured and not self.ranks.sharded:
+            self.guard.check_kept()
 
     def noise_of(self, update: Update) -> Tensor | None:
         """Weights of this rank's examples of an update; None without noise."""
@@ -106,7 +119,8 @@ class EngineSteps:
         )
         if self.before_step is not None:
             self.before_step(update)
-        update.stepped = optimizer_step(self.optimizer, self.scaler)
+        with self.guard.own_step():
+            update.stepped = optimizer_step(self.optimizer, self.scaler)
         self.counts.num_steps += update.stepped
         loss = update.mean_over_ranks() if "loss" in self.choice.needs else None
         if isinstance(total_weight, Tensor):
@@ -141,6 +155,7 @@ class EngineSteps:
 
     def leave_out(self, update: Update) -> None:
         """Drop the gradients of an update, and count its examples as used."""
+        self.guard.leave()
         if update.measured:
             self.gatherer.abandon()
         self.optimizer.zero_grad(set_to_none=True)
@@ -150,6 +165,7 @@ class EngineSteps:
 
     def put_back(self, update: Update) -> None:
         """An update is to be made anew from its beginning: drop its gradients, and have its examples come again."""
+        self.guard.leave()
         if update.measured:
             self.gatherer.abandon()
         self.optimizer.zero_grad(set_to_none=True)

@@ -16,7 +16,14 @@ from batchwright.training.group import Group, process_group, was_told
 from batchwright.training.interrupt import Interrupt
 from batchwright.training.launch import rank_device, restarted
 from batchwright.training.run import Progress, Run
-from batchwright.training.settings import STABILITY_BUDGET, TrainSettings, holds_run, make_settings, recorded_settings
+from batchwright.training.settings import (
+    STABILITY_BUDGET,
+    TrainSettings,
+    holds_run,
+    make_settings,
+    not_used,
+    recorded_settings,
+)
 from batchwright.training.trainer import Trainer
 
 PARALLEL = ("ddp", "fsdp")
@@ -90,7 +97,8 @@ def train(
         lr_decay: Factor of each milestone.
         diffusion: Record the distance from the initial weights at log-spaced steps, and at the end the law it follows and the loss
             about the beginning, which costs 113 forward passes of up to 256 examples. On one process alone.
-        resume: Go on with the run in ``out``, with the settings it was started with; the other arguments are not used.
+        resume: Go on with the run in ``out``, with the settings it was started with; the other arguments are not used, and the run's
+            notes name those that differ.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; several ranks on GPUs take one each.
         parallel: Of several ranks: ``ddp`` for the whole model on each, ``fsdp`` for a model sharded by ``fully_shard``.
         on_progress: Called after each step.
@@ -165,6 +173,17 @@ def train(
             if not (resume or again) and settings.stability_every != stability_every:
                 trainer.notes.append(GAUGE_TURNED_ON.format(settings.policy, settings.stability_every))
             trainer.start(resume or again)
+            if resume:
+                trainer.notes += not_used(
+                    settings,
+                    policy=policy,
+                    batch_size=batch_size,
+                    lr=lr,
+                    max_examples=max_examples,
+                    max_grad_norm=max_grad_norm,
+                )
+                if trainer.finished:
+                    trainer.notes.append(f"the run had ended before ({trainer.finished}): nothing was left to do")
             while not trainer.finished and not trainer.interrupted:
                 trainer.step()
                 if on_progress is not None:

@@ -245,3 +245,21 @@ def recorded_settings(folder: Path, task: Task) -> TrainSettings:
     if settings.task != task.name:
         raise InputError(f"--resume needs the task of the run, {settings.task!r}, got {task.name!r}")
     return settings
+
+
+def not_used(settings: TrainSettings, *, policy: Controller | None = None, **given: object) -> list[str]:
+    """Notes on what was asked of a resume and differs from the run, which goes on as it was started.
+
+    Args:
+        settings: Of the run.
+        policy: As of `train`; None where left out.
+        given: Further arguments of `train` by name, of which settings hold one each; None where left out.
+    """
+    if policy is not None:
+        given["policy"] = next((name for name, kind in REGISTRY.items() if type(policy) is kind), type(policy).__name__)
+    was = {name: settings.optimizer.lr if name == "lr" else getattr(settings, name) for name in given}
+    return [
+        f"{name} {value} was given and is not used: the run goes on as it was started, with {was[name]}; start another run for it"
+        for name, value in given.items()
+        if value is not None and value != was[name]
+    ]

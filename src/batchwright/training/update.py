@@ -34,6 +34,14 @@ class Host(Protocol):
         """The loop over an update begins."""
         ...
 
+    def loop_left(self, update: "Update") -> None:
+        """The loop over it is over, or was left."""
+        ...
+
+    def check_kept(self, update: "Update") -> None:
+        """Gradients of its micro-batches so far must be there still."""
+        ...
+
     def end(self, update: "Update") -> None:
         """All its gradients are there."""
         ...
@@ -99,22 +107,25 @@ class Update:
         engine, stream = self._engine, self._engine.stream
         engine.begin(self)
         self._noise = engine.noise_of(self)
-        for number, size in enumerate(self._sizes):
-            batch, found = stream.take(size) if size else (stream.stand_in(), 0)
-            last = number == len(self._sizes) - 1 or (stream.num_examples is None and stream.exhausted)
-            engine.ranks.before_micro_batch(last=last, measured=self.measured)
-            self._present = found
-            self.num_examples += found
-            yield batch if engine.device is None else to_device(batch, engine.device)
-            if self._state == "skipped":
-                return
-            if self._waits:
-                raise InputError(
-                    f"update.backward(losses) must be called once for each micro-batch, got none for number {number + 1} of "
-                    f"{len(self._sizes)}; call it, or call update.skip() to leave the update out"
-                )
-            if last:
-                break
+        try:
+            for number, size in enumerate(self._sizes):
+                batch, found = stream.take(size) if size else (stream.stand_in(), 0)
+                last = number == len(self._sizes) - 1 or (stream.num_examples is None and stream.exhausted)
+                engine.ranks.before_micro_batch(last=last, measured=self.measured)
+                self._present = found
+                self.num_examples += found
+                yield batch if engine.device is None else to_device(batch, engine.device)
+                if self._state == "skipped":
+                    return
+                if self._waits:
+                    raise InputError(
+                        f"update.backward(losses) must be called once for each micro-batch, got none for number {number + 1} of "
+                        f"{len(self._sizes)}; call it, or call update.skip() to leave the update out"
+                    )
+                if last:
+                    break
+        finally:
+            engine.loop_left(self)
 
     def finish(self) -> None:
         """Make the step."""
@@ -133,10 +144,13 @@ class Update:
 
         Raises:
             TaskError: If the losses are not one number an example, or the weights are not of their shape.
-            InputError: If no micro-batch waits for it, or only some micro-batches have weights.
+            InputError: If no micro-batch waits for it, only some micro-batches have weights, or the gradients of those before it
+                were cleared.
         """
         num_examples = self._check(losses, weights)
         engine = self._engine
+        if self._loss_sum is not None:
+            engine.check_kept(self)
         noise = None
         if self._noise is not None and num_examples:
             noise = self._noise[self.num_examples - num_examples : self.num_examples].to(losses.device)
@@ -261,7 +275,8 @@ class Update:
         if not losses.is_floating_point() or not first or (weights is None and losses.ndim != 1):
             raise TaskError(
                 f"losses must hold one floating-point loss an example, shape ({num_examples},), got shape {tuple(losses.shape)} of "
-                f"{str(losses.dtype).removeprefix('torch.')}; use reduction='none', and for a loss a token give weights too"
+                f"{str(losses.dtype).removeprefix('torch.')}; use reduction='none', and for a loss a token keep the examples along "
+                "the first axis, (B, T), and give weights of that shape"
             )
         if weights is not None and weights.shape != losses.shape:
             raise TaskError(
