@@ -35,8 +35,8 @@ test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" tests
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff format --check src tests benchmarks examples
-	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples docs/site docs/tables.py
+	$(BIN)/ruff check src tests benchmarks examples docs/site docs/tables.py
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

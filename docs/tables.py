@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from batchwright.adapt import REGISTRY, check_optimizer, parse_policy
+from batchwright.adapt import REGISTRY, Controller, check_optimizer, parse_policy
 from batchwright.adapt.limits import Limits
 from batchwright.adapt.options import example
 from batchwright.core.errors import InputError
@@ -40,22 +40,13 @@ def controllers() -> str:
     for name in sorted(REGISTRY):
         kind = REGISTRY[name]
         controller = parse_policy(example(name))
-        document = inspect.cleandoc(inspect.getmodule(kind).__doc__ or "")
-        summary = " ".join(document.split("\n\n")[0].split()).rstrip(".").replace("``", "`")
-        found = re.search(r"Sources?: (.*?)(?=\n\n|\nDeviation|$)", document, re.DOTALL)
-        source = " ".join(found.group(1).split()).rstrip(".") if found else ""
-        holds = []
-        for optimizer in OPTIMIZERS:
-            try:
-                check_optimizer(controller, optimizer)
-                holds.append(optimizer)
-            except InputError:
-                pass
+        summary = " ".join(_document(kind).split("\n\n")[0].split()).rstrip(".").replace("``", "`")
+        holds = [optimizer for optimizer in OPTIMIZERS if _goes_with(controller, optimizer, momentum=0.0)]
         needs = ", ".join(sorted(controller.needs)) or "nothing"
         names = "all" if len(holds) == len(OPTIMIZERS) else _names(holds)
-        if name == "cabs":
+        if "sgd" in holds and not _goes_with(controller, "sgd", momentum=0.9):
             names += " without momentum"
-        lines.append(_row((f"`{example(name)}`", summary, needs, names, source.replace("``", "`"))))
+        lines.append(_row((f"`{example(name)}`", summary, needs, names, _source(kind))))
         own = [
             f"{field.name}={_default(field)}"
             for field in dataclasses.fields(kind)
@@ -65,6 +56,52 @@ def controllers() -> str:
         options.append(_row((f"`{name}`", "; ".join(filter(None, [", ".join(own), also])) or "none")))
     options.insert(2, _row(("shared", ", ".join(f"{name}={value}" for name, value in shared.items()))))
     return "\n".join([*lines, "", *options])
+
+
+def _goes_with(controller: Controller, optimizer: str, *, momentum: float) -> bool:
+    try:
+        check_optimizer(controller, optimizer, momentum=momentum)
+    except InputError:
+        return False
+    return True
+
+
+def bandits() -> str:
+    """The bandits, from their classes."""
+    from batchwright.bandits import REGISTRY as BANDITS
+
+    lines = ["| class | `--method` | a round is | `keep=` |", "|---|---|---|---|"]
+    for name, kind in BANDITS.items():
+        lines.append(_row((f"`{kind.__name__}`", f"`{name}`", _first_line(kind), kind.keep_default)))
+    return "\n".join(lines)
+
+
+def targets() -> str:
+    """What `nn.convert` can make of batch norms: from each target's docstring and signature."""
+    from batchwright.nn import REGISTRY as TARGETS
+
+    lines = ["| `to=` | what it does | options, with their defaults |", "|---|---|---|"]
+    for name in sorted(TARGETS):
+        options = list(inspect.signature(TARGETS[name]).parameters.values())[1:]
+        told = ", ".join(f"`{option.name}={option.default}`" for option in options)
+        lines.append(_row((f"`{name}`", _first_line(TARGETS[name]), told or "none")))
+    return "\n".join(lines)
+
+
+def studies() -> str:
+    """The studies of the registry; each has a page of its name."""
+    from batchwright.studies.registry import REGISTRY as STUDIES
+
+    lines = [
+        "| study | title | source | presets beside smoke, laptop, paper | options of its own |",
+        "|---|---|---|---|---|",
+    ]
+    for name, study in STUDIES.items():
+        options = ", ".join(f"`--{option}`" for option in study.options)
+        lines.append(
+            _row((f"[{name}]({name}.md)", study.title, study.source, _names(study.more_presets), options or "–"))
+        )
+    return "\n".join(lines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,9 +255,12 @@ def envelope() -> str:
 
 
 TABLES = {
+    "bandits.md": bandits,
     "batch_changes.md": batch_changes,
     "controllers.md": controllers,
     "json.md": envelope,
+    "nn.md": targets,
+    "studies/README.md": studies,
     "systems.md": systems,
 }
 
@@ -235,6 +275,20 @@ def _default(field: dataclasses.Field) -> str:
     if field.default is dataclasses.MISSING:
         return "{}" if field.default_factory is not dataclasses.MISSING else "(needed)"
     return str(field.default)
+
+
+def _document(kind: type) -> str:
+    """What the module of a class says of itself."""
+    return inspect.cleandoc(getattr(inspect.getmodule(kind), "__doc__", None) or "")
+
+
+def _source(kind: type) -> str:
+    found = re.search(r"Sources?: (.*?)(?=\n\n|\nDeviation|$)", _document(kind), re.DOTALL)
+    return " ".join(found.group(1).split()).rstrip(".").replace("``", "`") if found else ""
+
+
+def _first_line(named) -> str:
+    return inspect.cleandoc(named.__doc__ or "").split("\n")[0].rstrip(".").replace("``", "`")
 
 
 def _names(names) -> str:

@@ -102,14 +102,21 @@ def _imports(node: ast.AST, at_once: bool) -> Iterator[Import]:
 
 
 def named_modules(path: Path) -> list[Import]:
-    """Modules of the package that a file names in a string, to be imported later."""
+    """Modules of the package that a file names in a string, alone or before a name in them, to be imported later."""
     pattern = re.compile(r"batchwright(\.\w+)+")
     return [
-        Import(target=found.group(), line=node.lineno, at_once=False)
+        Import(target=target, line=node.lineno, at_once=False)
         for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        if (found := pattern.fullmatch(node.value.split(":")[0])) and found.group() in sources()
+        if (found := pattern.fullmatch(node.value.split(":")[0])) and (target := nearest_module(found.group()))
     ]
+
+
+def nearest_module(name: str) -> str:
+    """The module that a dotted name is, or lies in; empty where that is no more than the package."""
+    while name not in sources() and "." in name:
+        name = name.rpartition(".")[0]
+    return name if "." in name else ""
 
 
 def room_of(module: str) -> str | None:
@@ -180,6 +187,8 @@ def test_imports_inside_functions_and_for_the_type_checker_are_seen(tmp_path):
         "def f():\n    from batchwright.core.errors import InputError\n"
         "class A:\n    def g(self):\n        import re\n"
         "PLACE = 'batchwright.core.checks:check_int'\n"
+        "OTHER = 'batchwright.core.checks.check_int'\n"
+        "WORDS = 'see batchwright.core.checks'\n"
     )
     assert [(found.target, found.at_once) for found in imports_of(path) + named_modules(path)] == [
         ("os", True),
@@ -188,6 +197,7 @@ def test_imports_inside_functions_and_for_the_type_checker_are_seen(tmp_path):
         ("json", True),
         ("batchwright.core.errors", False),
         ("re", False),
+        ("batchwright.core.checks", False),
         ("batchwright.core.checks", False),
     ]
 

@@ -9,7 +9,7 @@ from batchwright.nn import REGISTRY, GhostBatchNorm2d
 
 def test_the_blocks_of_the_page_run_in_order(capsys):
     names, number = run_blocks("nn.md")
-    assert number == 6
+    assert number == 7
     assert names["found"].micro_batch_sizes == (2, 4, 8, 16, 32)
     assert isinstance(names["model"][1], GhostBatchNorm2d)
     assert names["named"] == ("1",)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tests.page_blocks import run_blocks
 
+from batchwright.studies.registry import REGISTRY
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 NAVIGATION = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
@@ -35,8 +37,10 @@ def test_the_code_of_a_page_runs(page, capsys):
 def test_the_navigation_names_every_page_and_no_other():
     named = set(re.findall(r"[\w./-]+\.md", NAVIGATION))
     decisions = {path.relative_to(DOCS).as_posix() for path in (DOCS / "decisions").glob("*.md")}
+    studies = {f"studies/{name}.md" for name in REGISTRY}
     there = {path.relative_to(DOCS).as_posix() for path in pages()}
-    assert named == (there - decisions) | MADE
+    assert studies <= there
+    assert named == (there - decisions - studies) | MADE
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(DOCS).as_posix())

@@ -1,4 +1,4 @@
-"""Shows the examples of docstrings as code: the reader of docstrings takes the heading ``Examples:`` for them, and ours is ``Example:``."""
+"""Shows the examples of docstrings as code: their reader takes the heading ``Examples:`` for them, and ours is ``Example:``."""
 
 import re
 

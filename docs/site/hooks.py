@@ -29,7 +29,10 @@ made = {}
 
 
 def on_config(config):
-    """The navigation goes on with the API, a page a room, and the decisions in their order."""
+    """The navigation goes on with the studies of the registry, the API, a page a room, and the decisions in their order."""
+    for part in config["nav"]:
+        if "Studies" in part:
+            part["Studies"] += pages.studies()
     api = [{"Overview": "api/index.md"}, *({room: f"api/{room}.md"} for room in pages.rooms())]
     decisions = [
         {pages.title(path): f"decisions/{path.name}"} for path in sorted((HERE.parent / "decisions").glob("*.md"))
@@ -70,4 +73,6 @@ def on_post_build(config):
         if found := FETCHED.search(text):
             raise PluginError(f"{path.name} must fetch nothing from elsewhere, got {found[0]}; bring it into docs/")
         if found := UNREAD.search(text):
-            raise PluginError(f"{path.name} must hold no unread markup, got {found[0]!r}; name its extension in mkdocs.yml")
+            raise PluginError(
+                f"{path.name} must hold no unread markup, got {found[0]!r}; name its extension in mkdocs.yml"
+            )

@@ -85,6 +85,13 @@ def _is_there(home, value):
     return getattr(importlib.import_module(home), getattr(value, "__name__", ""), None) is value
 
 
+def studies():
+    """The pages of the studies, in the order of their registry."""
+    from batchwright.studies.registry import REGISTRY
+
+    return [f"studies/{name}.md" for name in REGISTRY]
+
+
 def title(path):
     """The first heading of a page, as the navigation shows it: without markup."""
     return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").replace("`", "")
@@ -94,7 +101,8 @@ def gallery():
     """Every example with what it says of itself and its whole text."""
     parts = [
         "# Gallery of examples",
-        "Each is one file that runs by itself and is run by a test; those for Lightning, transformers, Accelerate and stable-baselines3 where the library is installed. Copy one and change it.",
+        "Each is one file that runs by itself and is run by a test; those for Lightning, transformers, Accelerate and "
+        "stable-baselines3 where the library is installed. Copy one and change it.",
     ]
     examples = [(path, path.read_text(encoding="utf-8")) for path in sorted((ROOT / "examples").glob("*.py"))]
     words = {path: (ast.get_docstring(ast.parse(text)) or "").strip().partition("\n\n") for path, text in examples}
@@ -119,8 +127,8 @@ def command_line():
     group = typer.main.get_command(app)
     parts = [
         "# The command line",
-        "Exit codes: 0 done, 2 bad input (one line says what), 3 not enough evidence, 1 a failure of ours, 130 interrupted with a record that "
-        "can be resumed. An error names the option that it is about. What `--json` prints: [JSON documents](json.md).",
+        "Exit codes: 0 done, 2 bad input (one line says what), 3 not enough evidence, 1 a failure of ours, 130 interrupted with a "
+        "record that can be resumed. An error names the option that it is about. What `--json` prints: [JSON documents](json.md).",
     ]
     for name, command in group.commands.items():
         parts += [f"## batchwright {name}", "```text", _help(command, name), "```"]

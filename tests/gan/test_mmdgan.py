@@ -94,7 +94,7 @@ def test_the_squared_jacobian_of_a_linear_critic_is_that_of_its_weights():
         {"loss": "repulsive-bounded", "kernel": bw.gan.GaussianMixture((1.0,)), "ema": 0.9},
     ],
 )
-@pytest.mark.filterwarnings("ignore::batchwright.gan.trainer.FeatureScaleWarning")
+@pytest.mark.filterwarnings("ignore::batchwright.gan.feature_scale.FeatureScaleWarning")
 def test_every_loss_and_option_takes_steps_and_resumes_bit_by_bit(options, tmp_path):
     whole = make(**options)
     whole.train(4)
@@ -110,7 +110,7 @@ def test_every_loss_and_option_takes_steps_and_resumes_bit_by_bit(options, tmp_p
     assert not torch.equal(weights(whole), weights(first))
 
 
-@pytest.mark.filterwarnings("ignore::batchwright.gan.trainer.FeatureScaleWarning")
+@pytest.mark.filterwarnings("ignore::batchwright.gan.feature_scale.FeatureScaleWarning")
 def test_the_schedule_and_the_clip_are_those_of_the_paper():
     trainer, counts = make(warmup_steps=2, warmup_every=5), []
     kept = trainer._critic_step
@@ -130,7 +130,7 @@ def test_the_schedule_and_the_clip_are_those_of_the_paper():
         assert all(p.abs().max() <= 0.1 for p in (q.clamp(-0.1, 0.1) for q in trainer.networks.critic.parameters()))
 
 
-@pytest.mark.filterwarnings("ignore::batchwright.gan.trainer.FeatureScaleWarning")
+@pytest.mark.filterwarnings("ignore::batchwright.gan.feature_scale.FeatureScaleWarning")
 def test_a_generator_step_leaves_the_critic_alone_and_the_other_way_round():
     trainer = make()
     before = [p.detach().clone() for p in trainer.networks.critic.parameters()]

@@ -10,7 +10,6 @@ from batchwright.nn.channel_state import (
     concatenate_states,
     multiply_states,
     pad_channels,
-    pool_state,
     scale_state,
 )
 
@@ -37,11 +36,6 @@ def test_sums_products_and_scales_meet_samples():
     check(add_states(one, two), first + second)
     check(multiply_states(one, two), first * second)
     check(scale_state(one, -3.0, 1.0), -3 * first + 1)
-
-
-def test_the_average_over_independent_pixels_has_their_share_of_the_variance_and_over_equal_ones_all_of_it():
-    assert pool_state(state([[1.0]], [[2.0]]), 4).var.item() == 0.5
-    assert pool_state(state([[1.0]], [[2.0]])).var.item() == 2.0
 
 
 def test_padding_four_ghosts_of_two_channels_keeps_ghosts_apart():

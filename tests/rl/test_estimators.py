@@ -224,6 +224,17 @@ def test_ten_million_trajectories_fit_in_a_gibibyte():
     assert int(done.stdout) * 1024 < 2**30
 
 
+def test_the_interval_of_the_mean_return_is_that_of_the_returns_of_the_trajectories():
+    episodes = random_episodes(200, 6, seed=0)
+    policy = GaussianPolicy(2, 2, std=0.7)
+    found = estimate_gradient(policy, lambda: iter([episodes]), discount=DISCOUNT, horizon=6, estimator="gpomdp")
+    weights = DISCOUNT ** torch.arange(6, dtype=torch.float64)
+    returns = (episodes.rewards * episodes.mask * weights).sum(1)
+    half = 1.959964 * float(returns.std()) / 200**0.5
+    interval = found.return_interval()
+    assert (interval.low, interval.high) == pytest.approx((float(returns.mean()) - half, float(returns.mean()) + half))
+
+
 def test_bad_input_is_named():
     policy = GaussianPolicy(2, 2)
     with pytest.raises(InputError, match="collect must give at least 1 episode"):

@@ -4,7 +4,7 @@ Source: Johnson, Agrawal, Gu & Guestrin (2020), arXiv:2007.05105, the gain ratio
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from batchwright.adapt.controller import Decision, Measured, is_known, keep
 from batchwright.core.checks import check_int
@@ -22,6 +22,8 @@ class AdaScale:
         base_batch_size: Batch size ``B0`` for which the run's learning rate was tuned, in examples; the first batch
             size where left out.
     """
+
+    main_option: ClassVar[tuple[str, str]] = ("base_batch_size", "32")
 
     base_batch_size: int | None = None
 

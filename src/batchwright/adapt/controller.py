@@ -87,6 +87,8 @@ class Controller(Protocol):
     """A frozen dataclass of options that JSON can hold; what it remembers is in a state that JSON can hold too.
 
     A controller that holds for some optimizers alone has a method ``refusal`` beside these; see `batchwright.adapt.check_optimizer`.
+    One whose name on the command line may be followed by a value says so in ``main_option``, a class variable: the option that
+    ``name:value`` means, and an example of the value, which the docs table and the tests of all controllers use.
     """
 
     @property
@@ -106,6 +108,10 @@ class Controller(Protocol):
         ...
 
 
+# What the stability gauge shows.
+GAUGE = frozenset(
+    {"batch_sharpness", "batch_sharpness_error", "mean_curvature", "lambda_max", "stability_low", "stability_high"}
+)
 ALWAYS_KNOWN = frozenset({"step", "num_examples", "batch_size"})
 MEASUREMENTS = frozenset(field.name for field in fields(Measured)) - ALWAYS_KNOWN
 CLOCKS = {"steps": "step", "examples": "num_examples", "tokens": "num_tokens", "epochs": "epoch"}
@@ -130,6 +136,17 @@ def is_known(measured: Measured, names: frozenset[str]) -> bool:
 def keep(measured: Measured, reason: str, *, lr_factor: float | None = None) -> Decision:
     """The decision for the batch size that is."""
     return Decision(batch_size=measured.batch_size, changed=False, reason=reason, lr_factor=lr_factor)
+
+
+def check_first_size(batch_size: int, max_batch_size: int) -> int:
+    """Check that a run does not begin above the largest size of a schedule that only grows; the size.
+
+    Raises:
+        InputError: If it does.
+    """
+    if batch_size > max_batch_size:
+        raise InputError(f"max_batch_size must be at least the first batch size, got {max_batch_size} and {batch_size}")
+    return batch_size
 
 
 def check_optimizer(controller: Controller, optimizer: str, *, momentum: float = 0.0) -> None:

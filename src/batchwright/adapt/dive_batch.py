@@ -9,7 +9,7 @@ from typing import Any
 from batchwright.adapt.controller import Measured
 from batchwright.adapt.limits import Limits, Wish, sure
 from batchwright.core.checks import check_number
-from batchwright.measure.gradient_statistics import dive_batch_size
+from batchwright.measure.wanted_batch_sizes import dive_batch_size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

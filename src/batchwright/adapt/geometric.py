@@ -7,11 +7,10 @@ place of lr decay).
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from batchwright.adapt.controller import CLOCKS, Decision, Measured, clock, clock_needs, keep
+from batchwright.adapt.controller import CLOCKS, Decision, Measured, check_first_size, clock, clock_needs, keep
 from batchwright.core.checks import check_choice, check_int, check_number
-from batchwright.core.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +24,8 @@ class Geometric:
         max_batch_size: Never larger, in examples.
         keep_lr: Whether growth stands in place of lr decay, so that the learning rate stays; else the optimizer's rule moves it.
     """
+
+    main_option: ClassVar[tuple[str, str]] = ("every", "20k")
 
     every: int
     unit: str = "examples"
@@ -49,11 +50,7 @@ class Geometric:
         Raises:
             InputError: If that is above ``max_batch_size``.
         """
-        if batch_size > self.max_batch_size:
-            raise InputError(
-                f"max_batch_size must be at least the first batch size, got {self.max_batch_size} and {batch_size}"
-            )
-        return {"first": batch_size}
+        return {"first": check_first_size(batch_size, self.max_batch_size)}
 
     def update(self, state: dict[str, Any], measured: Measured) -> tuple[dict[str, Any], Decision]:
         """The size of the interval that this instant lies in."""

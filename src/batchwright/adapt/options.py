@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from batchwright.adapt.amounts import parse_count
@@ -12,16 +12,6 @@ from batchwright.adapt.own import FORM, is_own, load_own
 from batchwright.adapt.registry import REGISTRY
 from batchwright.core.checks import check_choice
 from batchwright.core.errors import InputError
-
-# The option that the text after a colon means.
-MAIN_OPTION: Mapping[str, str] = {
-    "adascale": "base_batch_size",
-    "geometric": "every",
-    "restarted-budget": "budgets",
-    "schedule": "schedule",
-    "seesaw": "decay",
-    "stability-aware": "inner",
-}
 
 
 def parse_policy(text: str, options: Iterable[str] = ()) -> Controller:
@@ -48,12 +38,12 @@ def parse_policy(text: str, options: Iterable[str] = ()) -> Controller:
         known = ", ".join(sorted(REGISTRY))
         raise InputError(f"--policy must be one of {known}, or {FORM} for a class of your own, got {name!r}")
     if colon:
-        main = MAIN_OPTION.get(name)
+        main = main_option(name)
         if main is None:
             raise InputError(
                 f"--policy {name} must stand without a value, got {text!r}; give --policy-option name=value"
             )
-        pairs.insert(0, (main, value))
+        pairs.insert(0, (main[0], value))
     return make_policy(name, pairs)
 
 
@@ -83,27 +73,23 @@ def _make(name: str, kind: type, pairs: Iterable[tuple[str, str]]) -> Controller
     ]
     missing = [option for option in needed if option not in found]
     if missing:
-        raise InputError(
-            f"--policy {name} must be given {', '.join(missing)}, got none; for instance {example(name)!r}"
-        )
+        main = main_option(name)
+        way = repr(example(name)) if main and main[0] in missing else f"--policy-option {missing[0]}=..."
+        raise InputError(f"--policy {name} must be given {', '.join(missing)}, got none; for instance {way}")
     controller: Controller = kind(**found)
     return controller
 
 
-# How those look on the command line that cannot do without a value; for the others their name is enough.
-EXAMPLES: Mapping[str, str] = {
-    "adascale": "adascale:32",
-    "geometric": "geometric:20k",
-    "restarted-budget": "restarted-budget:1.3B 10.8B",
-    "schedule": "schedule:0:64 50k:128 1M:256",
-    "seesaw": "seesaw:30k:0.5 60k:0.1",
-    "stability-aware": "stability-aware:noise-scale",
-}
-
-
 def example(name: str) -> str:
     """A policy of this name as it is written on the command line; the docs table and the battery of the tests use it."""
-    return EXAMPLES.get(name, name)
+    main = main_option(name)
+    return name if main is None else f"{name}:{main[1]}"
+
+
+def main_option(name: str) -> tuple[str, str] | None:
+    """The option that the text after a colon means and an example of it, as the controller itself says; None where it has none."""
+    found: tuple[str, str] | None = getattr(REGISTRY[name], "main_option", None)
+    return found
 
 
 def _split(option: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ itself is `batchwright.planning.token_budget`.
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 from batchwright.adapt.amounts import parse_count
 from batchwright.adapt.controller import Decision, Measured, is_known, keep
@@ -30,6 +30,8 @@ class RestartedBudget:
         rho_shift: Batch size that fit starts from; 9.4 in the paper's.
         max_batch_size: Never larger, in examples; the learning rate follows the size that is taken.
     """
+
+    main_option: ClassVar[tuple[str, str]] = ("budgets", "1.3B 10.8B")
 
     budgets: str
     grow: str = "batch"

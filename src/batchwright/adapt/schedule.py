@@ -5,7 +5,7 @@ means the same at any batch size, counted in steps it does not.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from batchwright.adapt.amounts import parse_schedule
 from batchwright.adapt.controller import CLOCKS, Decision, Measured, clock, clock_needs, keep
@@ -22,6 +22,8 @@ class Schedule:
         schedule: Entries ``start:batch_size``, such as ``"0:64 50k:128 1M:256"``.
         unit: What the starts count: ``steps``, ``examples``, ``tokens`` or ``epochs``.
     """
+
+    main_option: ClassVar[tuple[str, str]] = ("schedule", "0:64 50k:128 1M:256")
 
     schedule: str
     unit: str = "examples"

@@ -5,10 +5,10 @@ Source: Meterez et al. (2025), Seesaw, arXiv:2510.14717, the rule of its abstrac
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from batchwright.adapt.amounts import parse_count
-from batchwright.adapt.controller import CLOCKS, Decision, Measured, clock, clock_needs
+from batchwright.adapt.controller import CLOCKS, Decision, Measured, check_first_size, clock, clock_needs
 from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.core.errors import InputError
 
@@ -33,6 +33,8 @@ class Seesaw:
         unit: What starts and ends count: ``steps``, ``examples``, ``tokens`` or ``epochs``. Steps do not mean the same at another size.
         max_batch_size: Never larger, in examples.
     """
+
+    main_option: ClassVar[tuple[str, str]] = ("decay", "30k:0.5 60k:0.1")
 
     decay: str = "cosine"
     end: int | None = None
@@ -76,11 +78,7 @@ class Seesaw:
         Raises:
             InputError: If that is above ``max_batch_size``.
         """
-        if batch_size > self.max_batch_size:
-            raise InputError(
-                f"max_batch_size must be at least the first batch size, got {self.max_batch_size} and {batch_size}"
-            )
-        return {"first": batch_size}
+        return {"first": check_first_size(batch_size, self.max_batch_size)}
 
     def update(self, state: dict[str, Any], measured: Measured) -> tuple[dict[str, Any], Decision]:
         """Batch size and lr factor at this instant."""

@@ -10,9 +10,9 @@ their own, and adding the two parts as for heavy ball is an approximation.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
-from batchwright.adapt.controller import Controller, Decision, Measured, is_known
+from batchwright.adapt.controller import GAUGE, Controller, Decision, Measured, is_known
 from batchwright.adapt.plain import PLAIN
 from batchwright.core.checks import check_choice, check_number
 from batchwright.core.errors import InputError
@@ -39,6 +39,8 @@ class StabilityAware:
         limit: Largest load that a change may lead to.
         lr_rule: ``keep``, ``square-root`` or ``linear``: how the learning rate follows the batch size.
     """
+
+    main_option: ClassVar[tuple[str, str]] = ("inner", "noise-scale")
 
     inner: str | Controller = "noise-scale"
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -78,15 +80,7 @@ class StabilityAware:
     @property
     def needs(self) -> frozenset[str]:
         """What the wrapped controller needs, and the gauge."""
-        gauge = {
-            "batch_sharpness",
-            "batch_sharpness_error",
-            "mean_curvature",
-            "lambda_max",
-            "stability_low",
-            "stability_high",
-        }
-        return self.controller().needs | gauge
+        return self.controller().needs | GAUGE
 
     def refusal(self, optimizer: str, *, momentum: float = 0.0) -> str | None:
         """The thresholds are those of SGD; beyond that what the wrapped controller refuses."""

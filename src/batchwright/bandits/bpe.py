@@ -13,7 +13,7 @@ from batchwright.bandits.candidate_posterior import CandidatePosterior
 
 
 class BPE(Bandit):
-    """Batched pure exploration.
+    """Batched pure exploration: points of largest variance among the survivors.
 
     No point of a batch looks at a value of its own batch, so with ``keep="round"`` the width of the bounds has no information gain in
     it. Deviation: with a proven width a candidate is judged by the bounds of all rounds at once, which hold together, and the

@@ -15,8 +15,9 @@ from batchwright.bandits.candidate_posterior import CandidatePosterior
 
 
 class GPBUCB(Bandit):
-    """In a batch the mean stays and the variance shrinks as if the values were known: hallucinated values equal to the mean.
+    """The largest upper bounds, one after another, with the mean for the values that are not known yet.
 
+    In a batch the mean stays and the variance shrinks as if the values were known: hallucinated values equal to the mean.
     Deviation: the width is that of the confidence as given; the paper widens it by a factor that the information gain of a batch
     bounds, and begins with a batch of maximum variance, which nobody runs in practice.
     """
@@ -36,7 +37,7 @@ class GPBUCB(Bandit):
 
 
 class GPUCB(GPBUCB):
-    """One point a round; by far the most rounds of all."""
+    """The largest upper bound, one trial a round; as many rounds as trials."""
 
     name: ClassVar[str] = "gp-ucb"
     rule_default: ClassVar[str] = "one"

@@ -1,4 +1,4 @@
-"""The bandits by name; a new one is enrolled here, which puts it into the battery of tests, the study and the tables."""
+"""The bandits by name; a new one is enrolled here, which puts it into the battery of tests, the docs table and ``tune --method``."""
 
 from collections.abc import Mapping
 

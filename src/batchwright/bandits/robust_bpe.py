@@ -21,8 +21,9 @@ from batchwright.core.checks import check_int
 
 
 class RobustBPE(BPE):
-    """Maximises ``g(x) = min f(x')`` over the ``x'`` that a perturbation can make of ``x``.
+    """Batched pure exploration of all that a perturbation can make of the survivors.
 
+    It maximises ``g(x) = min f(x')`` over the ``x'`` that a perturbation can make of ``x``.
     What is asked may be a perturbed point, which is not itself recommended. ``mean`` and ``regret_bound`` of the recommendation are
     those of ``g``.
     """

@@ -15,7 +15,9 @@ from batchwright.bandits.robust_bpe import RobustBPE
 
 
 class RobustGPBUCB(RobustBPE):
-    """StableOpt in batches: in a batch the mean stays and the variance shrinks as if the values were known.
+    """StableOpt in batches: the worst upper bounds, each tried where its neighbourhood may be worst.
+
+    In a batch the mean stays and the variance shrinks as if the values were known.
 
     Deviation: as in `GPBUCB`, the width is that of the confidence as given.
     """

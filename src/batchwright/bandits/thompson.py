@@ -21,7 +21,7 @@ TOLERANCE = 1e-8
 
 
 class Thompson(Bandit):
-    """One draw a point; a batch is as parallel as its draws are."""
+    """The maxima of as many draws from the posterior."""
 
     name: ClassVar[str] = "thompson"
 

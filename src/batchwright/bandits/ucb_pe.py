@@ -14,7 +14,7 @@ from batchwright.bandits.gp_ucb import GPBUCB
 
 
 class UCBPE(GPBUCB):
-    """The largest upper bound, then points of maximum variance in the region that may hold the maximum."""
+    """The largest upper bound, then points of largest variance in the region that may hold the maximum."""
 
     name: ClassVar[str] = "ucb-pe"
 

@@ -6,6 +6,10 @@ import typer
 
 from batchwright.cli.options import DataRoot, Device, Json, Objective, Out, Resume, Seed, TrainerOptions
 from batchwright.cli.output import console, interval_text, number, print_json, progress_bar
+from batchwright.cli.trainer_options import read_trainer_options
+
+# What is not an `--option`: it has an option of its own, or no text says it.
+TAKEN = ("kernel", "loss", "batch_size")
 
 INTERRUPTED = 130
 # Enough for the optimizers to know the scale of gradients and for samples to have some shape.
@@ -70,6 +74,7 @@ def gan(
     from batchwright.core.errors import InputError
     from batchwright.core.records import make_folder
     from batchwright.gan.judge import load_judge, save_judge, train_judge
+    from batchwright.gan.options import GanOptions
     from batchwright.gan.presets import preset_options
     from batchwright.gan.run import device_of, run_gan
     from batchwright.gan.sources import load_images
@@ -80,7 +85,7 @@ def gan(
     size = _batch_size(batch_size)
     images = device_of(load_images(source, image_size=image_size, data_root=data_root), resolve_device(device))
     kind = networks or ("mlp" if images.image_size == 8 else "small")
-    others = {**({"batch_size": size} if size else {}), **_options(option or [])}
+    others = {**({"batch_size": size} if size else {}), **read_trainer_options(GanOptions, option or [], taken=TAKEN)}
     if method != "mmd-gan" and not size:
         others.setdefault("batch_size", min(1000, len(images.train)))
     options = preset_options(loss, kind, method=method, **others)
@@ -128,36 +133,6 @@ def _batch_size(text: str | None) -> int | None:
     if not text.isdigit() or int(text) < 2:
         raise InputError(f"--batch-size must be a whole number of at least 2, or auto, got {text!r}")
     return int(text)
-
-
-def _options(texts: list[str]) -> dict[str, Any]:
-    """``name=value`` of the trainer's options, each of its own kind."""
-    from batchwright.core.errors import InputError
-    from batchwright.gan.options import GanOptions
-
-    kinds = {
-        name: getattr(field.type, "__name__", str(field.type))
-        for name, field in GanOptions.__dataclass_fields__.items()
-    }
-    names = [name for name in kinds if name not in ("kernel", "loss", "batch_size")]
-    found: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or name not in names:
-            raise InputError(f"--option must be name=value with a name of {', '.join(names)}, got {text!r}")
-        kind = _kind(kinds[name])
-        try:
-            if value.lower() == "none" and kinds[name].endswith("None"):
-                found[name] = None
-            else:
-                found[name] = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
-        except (ValueError, KeyError):
-            raise InputError(f"--option {name} must be of the kind {kind.__name__}, got {value!r}") from None
-    return found
-
-
-def _kind(text: str) -> Any:
-    return next(kind for kind in (bool, int, float, str) if kind.__name__ in text)
 
 
 def _trainer(images: Any, judge: Any, method: str, kind: str, options: Any, seed: int, *, coder_steps: int) -> Any:

@@ -6,8 +6,11 @@ import typer
 
 from batchwright.cli.options import Device, Json, Out, Resume, Seed, TrainerOptions, Workers
 from batchwright.cli.output import console, number, print_json, progress_bar
+from batchwright.cli.trainer_options import read_trainer_options
 
 INTERRUPTED = 130
+# Fields of the trainer's options that have an option of their own.
+TAKEN = ("delta", "bound", "rule", "method", "tolerance", "lifetime", "constants", "budget", "seed")
 
 
 def rl(
@@ -72,7 +75,7 @@ def rl(
     Example: batchwright rl lqg --delta 0.2 --budget 1000000 --out runs/lqg
     """
     from batchwright.core.errors import InputError
-    from batchwright.rl import SafePolicyGradient, make_sampler
+    from batchwright.rl import SafeOptions, SafePolicyGradient, make_sampler
 
     if out is None:
         raise InputError("--out must name a folder for the run's records, got none; for instance --out runs/lqg")
@@ -100,7 +103,7 @@ def rl(
             budget=budget,
             seed=seed,
             evaluate=_true_return(sampler, chosen),
-            **_options(option or []),
+            **read_trainer_options(SafeOptions, option or [], taken=TAKEN),
         )
         if not json:
             for sentence in trainer.guarantee.lines:
@@ -143,30 +146,6 @@ def _true_return(sampler: Any, policy: Any) -> Any:
     if not isinstance(sampler, LQG) or sampler.dim > 1 or policy.num_parameters != 1:
         return None
     return lambda at: float(clipped_return(sampler, at.theta, std=float(at.std[0])))
-
-
-def _options(texts: list[str]) -> dict[str, Any]:
-    """``name=value`` as the option's own kind."""
-    from batchwright.core.errors import InputError
-    from batchwright.rl import SafeOptions
-
-    found: dict[str, Any] = {}
-    known: dict[str, Any] = {name: field.default for name, field in SafeOptions.__dataclass_fields__.items()}
-    taken = ("delta", "bound", "rule", "method", "tolerance", "lifetime", "constants", "budget", "seed")
-    names = [name for name in known if name not in taken]
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or name not in names:
-            raise InputError(f"--option must be name=value with a name of {', '.join(names)}, got {text!r}")
-        default = known[name]
-        try:
-            if isinstance(default, bool):
-                found[name] = {"true": True, "false": False}[value.lower()]
-            else:
-                found[name] = value if default is None else type(default)(value)
-        except (ValueError, KeyError):
-            raise InputError(f"--option {name} must be of the kind of {default!r}, got {value!r}") from None
-    return found
 
 
 def _show(run: Any, device: str, *, json: bool) -> None:

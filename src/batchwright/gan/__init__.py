@@ -23,6 +23,7 @@ from batchwright.core.mmd import (
     two_sample_test,
 )
 from batchwright.gan.collapse import CollapseWarning
+from batchwright.gan.feature_scale import FeatureScaleWarning
 from batchwright.gan.kid import Kid, kid
 from batchwright.gan.losses import LOSSES
 from batchwright.gan.lr_rule import LrTest
@@ -30,7 +31,7 @@ from batchwright.gan.networks import GanNetworks, dcgan_networks, mlp_networks, 
 from batchwright.gan.options import GanOptions
 from batchwright.gan.scores import ClassScores, class_scores
 from batchwright.gan.spectral import add_spectral_norm
-from batchwright.gan.trainer import MMDGAN, FeatureScaleWarning
+from batchwright.gan.trainer import MMDGAN
 
 __all__ = [
     "LOSSES",

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from batchwright.core.errors import DataError, InputError
+from batchwright.data.idx_images import read_idx_images
 from batchwright.data.image_folder import read_image_folder
-from batchwright.data.readers import read_idx, read_npz_images, resolve_data_root
+from batchwright.data.readers import read_npz_images, resolve_data_root
 
 SIZES = (8, 28, 32, 64)
 NAMES = ("digits", "mnist", "fashion", "cifar", "clothing")
@@ -105,16 +106,8 @@ def _digits() -> ImageSet:
 
 
 def _idx(name: str, folder: Path) -> ImageSet:
-    parts = []
-    for part in ("train", "t10k"):
-        images = read_idx(folder / f"{part}-images-idx3-ubyte.gz")
-        labels = read_idx(folder / f"{part}-labels-idx1-ubyte.gz")
-        if images.ndim != 3 or labels.shape != images.shape[:1]:
-            raise DataError(
-                f"images and labels must be (N, H, W) and (N,), got {images.shape} and {labels.shape} in {folder}"
-            )
-        parts += [images[..., None], labels.astype(np.int64)]
-    return _labelled(name, *parts)
+    train, train_labels, test, test_labels = read_idx_images(folder)
+    return _labelled(name, train[..., None], train_labels, test[..., None], test_labels)
 
 
 def _labelled(

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from batchwright.core.checks import check_int, check_number
 from batchwright.core.errors import CheckpointError, InputError, NonFiniteLossError
-from batchwright.core.kernels import GaussianMixture
 from batchwright.core.preserve import RandomState
+from batchwright.gan.averaging import follow
 from batchwright.gan.collapse import CollapseWarning
 from batchwright.gan.diagnosis import cause
+from batchwright.gan.feature_scale import FeatureScaleWarning, means_alone
 from batchwright.gan.kid import Extractor
 from batchwright.gan.looks import Looks
 from batchwright.gan.lr_rule import LrTest
@@ -31,13 +32,6 @@ from batchwright.gan.objective import Objective, critic_objective, generator_obj
 from batchwright.gan.options import GanOptions
 from batchwright.gan.spectral import add_spectral_norm
 from batchwright.training.checkpoint import Checkpoint, load_newest, save_checkpoint
-
-# Feature distances below this share of the smallest bandwidth make the kernel quadratic: then means alone are matched.
-QUADRATIC_SHARE = 0.3
-
-
-class FeatureScaleWarning(UserWarning):
-    """The critic's features lie so close together that the MMD matches their means alone."""
 
 
 class MMDGAN:
@@ -84,11 +78,11 @@ class MMDGAN:
         self.lr_tests: list[LrTest] = []
         self._random = torch.Generator().manual_seed(seed)
         self._order, self._position = torch.randperm(len(data), generator=self._random), 0
-        self._generator_optimizer = self._optimizer(networks.generator, self.options.lr)
+        self._generator_optimizer = make_optimizer(self.options, networks.generator, self.options.lr)
         parts = [part for part in (networks.critic, networks.decoder) if part is not None]
         critic_lr = self.options.lr if self.options.critic_lr is None else self.options.critic_lr
         self._critic_optimizer = (
-            self._optimizer(nn.ModuleList(parts), critic_lr) if networks.critic is not None else None
+            make_optimizer(self.options, nn.ModuleList(parts), critic_lr) if networks.critic is not None else None
         )
         self._average = copy.deepcopy(networks.generator) if self.options.ema is not None else None
         self._warned = False
@@ -261,7 +255,7 @@ class MMDGAN:
         found = generator_objective(self.options, self.networks, real, self.noise(num, self._random))
         self._descend(self._generator_optimizer, found, "generator")
         if self._average is not None and self.options.ema is not None:
-            self._follow(self.options.ema)
+            follow(self._average, self.networks.generator, self.options.ema)
         return float(found.loss.detach())
 
     def _descend(self, optimizer: torch.optim.Optimizer, found: Objective, name: str) -> None:
@@ -294,7 +288,8 @@ class MMDGAN:
     def _look(self, looks: Looks) -> None:
         """Relative test and look for a collapse, where it is time; on noise of its own, so the run goes on as without."""
         options = self.options
-        due = [every is not None and self.step_number % every == 0 for every in _intervals(options)]
+        intervals = (options.lr_test_every, options.collapse_every)
+        due = [every is not None and self.step_number % every == 0 for every in intervals]
         if not any(due):
             return
         sample = self.sample(looks.num, generator=torch.Generator().manual_seed(self.step_number))
@@ -310,29 +305,14 @@ class MMDGAN:
                 )
 
     @torch.no_grad()
-    def _follow(self, decay: float) -> None:
-        """Move the average towards the generator; buffers are copied."""
-        assert self._average is not None
-        for kept, value in zip(self._average.parameters(), self.networks.generator.parameters(), strict=True):
-            kept.lerp_(value, 1 - decay)
-        for buffer, new in zip(self._average.buffers(), self.networks.generator.buffers(), strict=True):
-            buffer.copy_(new)
-
-    @torch.no_grad()
     def _watch(self, features: Tensor, others: Tensor) -> None:
         """Keep the mean distance of real and generated features; after the warm-up, warn once where only means are matched."""
         self.feature_distance = float((features - others).norm(dim=1).mean())
-        kernel = self.options.kernel
-        if isinstance(kernel, GaussianMixture) and not self._warned and self.step_number >= self.options.warmup_steps:
-            smallest = min(kernel.stds)
-            if self.feature_distance < QUADRATIC_SHARE * smallest:
+        if not self._warned and self.step_number >= self.options.warmup_steps:
+            told = means_alone(self.options.kernel, self.feature_distance)
+            if told:
                 self._warned = True
-                warnings.warn(
-                    f"the critic's features lie {self.feature_distance:.2g} apart, below {QUADRATIC_SHARE} of the smallest bandwidth "
-                    f"{smallest:g}: the MMD matches their means alone; use a wider clip, gradient_penalty, or smaller bandwidths",
-                    FeatureScaleWarning,
-                    stacklevel=5,
-                )
+                warnings.warn(told, FeatureScaleWarning, stacklevel=5)
 
     def _batch(self, num: int) -> Tensor:
         """The next points of an epoch's order; what is left of it at the end is left out."""
@@ -350,11 +330,6 @@ class MMDGAN:
                 f"use batch_size={max(len(self.data), 2)} or less"
             )
 
-    def _optimizer(self, network: nn.Module, lr: float) -> torch.optim.Optimizer:
-        if self.options.optimizer == "adam":
-            return torch.optim.Adam(network.parameters(), lr=lr, betas=(0.5, 0.9))
-        return torch.optim.RMSprop(network.parameters(), lr=lr)
-
     def _real_points(self) -> Tensor:
         """Points of the kind that `sample` gives."""
         return self.data
@@ -369,5 +344,8 @@ class MMDGAN:
         return nn.ModuleDict({name: module for name, module in named.items() if module is not None})
 
 
-def _intervals(options: GanOptions) -> tuple[int | None, int | None]:
-    return options.lr_test_every, options.collapse_every
+def make_optimizer(options: GanOptions, network: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """The optimizer of a network that the options name."""
+    if options.optimizer == "adam":
+        return torch.optim.Adam(network.parameters(), lr=lr, betas=(0.5, 0.9))
+    return torch.optim.RMSprop(network.parameters(), lr=lr)

@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from batchwright.adapt import Controller, parse_policy
+from batchwright.adapt.controller import GAUGE
 from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.core.errors import InputError
 from batchwright.measure.curvature import StabilityMonitor
@@ -14,17 +15,6 @@ from batchwright.measure.curvature import StabilityMonitor
 SCHEDULES = ("examples", "steps")
 # What an accumulation loop can measure of a framework that shows it nothing but mean losses and gradients.
 MEASURED = frozenset({"noise_scale", "trace", "grad_sq_norm", "loss", "lr", "epoch", "num_train"})
-# What of `Measured` a gauge gives; only for SGD, whose levels they are.
-READ = frozenset(
-    {
-        "batch_sharpness",
-        "batch_sharpness_error",
-        "mean_curvature",
-        "lambda_max",
-        "stability_low",
-        "stability_high",
-    }
-)
 # What needs the gradients of several parts of the batch.
 NOISE = frozenset({"noise_scale", "trace", "grad_sq_norm"})
 
@@ -73,9 +63,9 @@ class Options:
         controller = self.controller
         unmeasured = controller.needs - MEASURED
         if self.stability is not None:
-            unmeasured -= READ
+            unmeasured -= GAUGE  # only for SGD, whose levels they are
         if unmeasured:
-            hint = "give stability" if unmeasured <= READ else "take another, or batchwright.train"
+            hint = "give stability" if unmeasured <= GAUGE else "take another, or batchwright.train"
             raise InputError(
                 f"policy must need no more than an integration measures ({', '.join(sorted(MEASURED))}), got "
                 f"{type(controller).__name__}, which needs {', '.join(sorted(unmeasured))} too; {hint}"

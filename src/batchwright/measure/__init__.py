@@ -1,6 +1,7 @@
 """Measurements of a training job, each with an interval; none of them leaves a trace in what it measured."""
 
 from batchwright.measure.batch_norm_safety import BatchNormSafety, batch_norm_safety
+from batchwright.measure.batch_tests import BatchTest, inner_product_test, norm_test, orthogonality_test
 from batchwright.measure.branch import Branch, branch
 from batchwright.measure.conditional_gradient import ConditionalGradientConstants, conditional_gradient_constants
 from batchwright.measure.curvature import (
@@ -44,16 +45,10 @@ from batchwright.measure.curvature import (
 )
 from batchwright.measure.dual_norms import DualNoiseScale, dual_noise_scale
 from batchwright.measure.gradient_statistics import (
-    BatchTest,
     GradientStatistics,
-    cabs_batch_size,
     cosine_of_halves,
-    dive_batch_size,
     gradient_diversity,
     gradient_snr,
-    inner_product_test,
-    norm_test,
-    orthogonality_test,
 )
 from batchwright.measure.memory import Memory, memory
 from batchwright.measure.memory_trial import TrialSearch, trial_search
@@ -67,6 +62,7 @@ from batchwright.measure.representativeness import PartDistance, batch_represent
 from batchwright.measure.running_noise import RunningNoiseScale
 from batchwright.measure.snapshot import Snapshot
 from batchwright.measure.throughput import Throughput, throughput
+from batchwright.measure.wanted_batch_sizes import cabs_batch_size, dive_batch_size
 
 __all__ = [
     "BatchNormSafety",

@@ -22,15 +22,16 @@ from batchwright.core.errors import InputError
 from batchwright.core.objectives import Loss, example_losses
 from batchwright.core.preserve import preserved
 from batchwright.core.statistics import Interval, mean_interval
-from batchwright.nn import swap
+from batchwright.nn.ghost_batch_norm import GHOST_NORMS
 from batchwright.nn.ghost_function import normalise
 from batchwright.nn.ghost_statistics import Ghosts, moments
+from batchwright.nn.swap import BATCH_NORMS
 
 MIN_BATCHES = 3
 # Means off by a third of a standard deviation: a trained model notices.
 NOISY = 0.1
 # Exactly these: a subclass may compute something else, and is left in evaluation mode.
-BATCH_NORMS = (*swap.BATCH_NORMS, *swap.GHOST_NORMS, nn.SyncBatchNorm)
+MEASURED = (*BATCH_NORMS, *GHOST_NORMS, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,7 +186,7 @@ def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     return [
         module
         for module in model.modules()
-        if type(module) in BATCH_NORMS and isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if type(module) in MEASURED and isinstance(module, nn.modules.batchnorm._BatchNorm)
     ]
 
 

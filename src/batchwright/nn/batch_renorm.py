@@ -14,9 +14,10 @@ from torch.nn import functional
 from batchwright.core.checks import check_int, check_number
 from batchwright.core.errors import InputError
 from batchwright.nn.ghost_statistics import Ghosts, moments
+from batchwright.nn.swap import BatchNorm, swappable
 
 
-class _BatchRenorm(nn.modules.batchnorm._BatchNorm):
+class _BatchRenorm(BatchNorm):
     """What the two share; each adds torch's own check of the number of axes."""
 
     def __init__(
@@ -105,6 +106,7 @@ class _BatchRenorm(nn.modules.batchnorm._BatchNorm):
         return f"{super().extra_repr()}, r_max={self.r_max:g}, d_max={self.d_max:g}"
 
 
+@swappable
 class BatchRenorm1d(_BatchRenorm, nn.BatchNorm1d):
     """`torch.nn.BatchNorm1d` whose training output is corrected by its running statistics.
 
@@ -134,5 +136,9 @@ class BatchRenorm1d(_BatchRenorm, nn.BatchNorm1d):
     """
 
 
+@swappable
 class BatchRenorm2d(_BatchRenorm, nn.BatchNorm2d):
     """`BatchRenorm1d` for images, shape ``(B, C, H, W)``."""
+
+
+RENORMS: tuple[type[BatchNorm], ...] = (BatchRenorm1d, BatchRenorm2d)

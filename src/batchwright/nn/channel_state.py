@@ -124,15 +124,6 @@ def pad_channels(state: ChannelState, before: int, after: int) -> ChannelState:
     return ChannelState(mean=pad(state.mean, (before, after)), var=pad(state.var, (before, after)))
 
 
-def pool_state(state: ChannelState, num_pixels: int = 1) -> ChannelState:
-    """State of an average over ``num_pixels`` independent pixels; 1 for pixels that are alike.
-
-    The paper leaves mean and variance as they are when it pools, which is right where neighbours are alike; so does the default.
-    """
-    check_int("num_pixels", num_pixels, at_least=1)
-    return ChannelState(mean=state.mean, var=state.var / num_pixels)
-
-
 def _check_same(first: ChannelState, second: ChannelState, *, channels: bool) -> None:
     rows = {first.num_ghosts, second.num_ghosts}
     if (channels and first.num_channels != second.num_channels) or (len(rows) > 1 and 1 not in rows):

@@ -18,7 +18,7 @@ def convert(model: nn.Module, to: str, **options: object) -> Conversion:
 
     Args:
         model: Any model.
-        to: A name in `REGISTRY`: ``ghost``, ``batch``, ``group``, ``kalman``, ``renorm``.
+        to: A name in `REGISTRY`, as ``ghost``; docs/nn.md has the table.
         options: Of the new layers, as ``ghost_size=16``.
 
     Returns:

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from batchwright.core.checks import check_choice, check_int
 from batchwright.nn.ghost_function import normalise
 from batchwright.nn.ghost_statistics import Ghosts, Shares, combine, sequential_weights, shares
+from batchwright.nn.swap import BatchNorm, swappable
 
 RUNNING = ("ghosts", "batch")
 
 
-class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
+class _GhostBatchNorm(BatchNorm):
     """What the three share; each adds torch's own check of the number of axes."""
 
     def __init__(
@@ -108,6 +109,7 @@ def _shares(
     return shares(counts, weights, between_ghosts=between_ghosts, dtype=dtype, device=device)
 
 
+@swappable
 class GhostBatchNorm1d(_GhostBatchNorm, nn.BatchNorm1d):
     """`torch.nn.BatchNorm1d` whose training statistics are those of ghosts of ``ghost_size`` examples.
 
@@ -146,9 +148,14 @@ class GhostBatchNorm1d(_GhostBatchNorm, nn.BatchNorm1d):
     """
 
 
+@swappable
 class GhostBatchNorm2d(_GhostBatchNorm, nn.BatchNorm2d):
     """`GhostBatchNorm1d` for images, shape ``(B, C, H, W)``."""
 
 
+@swappable
 class GhostBatchNorm3d(_GhostBatchNorm, nn.BatchNorm3d):
     """`GhostBatchNorm1d` for volumes, shape ``(B, C, D, H, W)``."""
+
+
+GHOST_NORMS: tuple[type[BatchNorm], ...] = (GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d)

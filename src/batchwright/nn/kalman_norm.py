@@ -19,6 +19,7 @@ from batchwright.nn.ghost_statistics import Ghosts, Shares, combine, moments, sh
 from batchwright.nn.kalman_function import normalise_corrected
 from batchwright.nn.kalman_fusion import fuse
 from batchwright.nn.state_rules import affine_state
+from batchwright.nn.swap import BatchNorm, swappable
 
 PRIORS = ("consistent", "raw")
 RUNNING = ("all", "first")
@@ -35,7 +36,7 @@ class Source(Protocol):
         """Corrected statistics of this pass."""
 
 
-class _KalmanNorm(nn.modules.batchnorm._BatchNorm):
+class _KalmanNorm(BatchNorm):
     """What the two share; each adds torch's own check of the number of axes."""
 
     # Where the prior comes from when none is given; `convert` sets it. No part of the state dict.
@@ -152,6 +153,7 @@ def _shares(ghosts: Ghosts, values_per_example: int, dtype: torch.dtype, device:
     return shares(counts, weights, between_ghosts=True, dtype=dtype, device=device)
 
 
+@swappable
 class KalmanNorm1d(_KalmanNorm, nn.BatchNorm1d):
     """Batch normalization for tiny batches: the statistics of each ghost are corrected by a prior from the layers before.
 
@@ -189,8 +191,9 @@ class KalmanNorm1d(_KalmanNorm, nn.BatchNorm1d):
     """
 
 
+@swappable
 class KalmanNorm2d(_KalmanNorm, nn.BatchNorm2d):
     """`KalmanNorm1d` for images, shape ``(B, C, H, W)``."""
 
 
-KALMAN_NORMS: tuple[type[nn.modules.batchnorm._BatchNorm], ...] = (KalmanNorm1d, KalmanNorm2d)
+KALMAN_NORMS: tuple[type[BatchNorm], ...] = (KalmanNorm1d, KalmanNorm2d)

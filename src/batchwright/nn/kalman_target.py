@@ -18,9 +18,8 @@ from batchwright.nn.model_calls import traced_calls
 from batchwright.nn.propagation import Propagation, check_steps
 from batchwright.nn.recorded_calls import recorded_calls
 from batchwright.nn.state_plan import Step, norm_sources, plan_steps
-from batchwright.nn.swap import batch_norm_options, carry, sites, swap
+from batchwright.nn.swap import BatchNorm, batch_norm_options, carry, sites, swap
 
-BatchNorm = nn.modules.batchnorm._BatchNorm
 PROPAGATE = ("analytic", "sampled")
 MAX_NAMES = 3
 
@@ -37,7 +36,7 @@ def to_kalman(
     example_inputs: Any = None,
     generator: torch.Generator | None = None,
 ) -> Conversion:
-    """Kalman normalization in place of batch norm, each layer with the prior of the layers before it.
+    """Kalman normalization: statistics of ghosts, corrected by what the layers before let expect; evaluation as BatchNorm.
 
     A norm gets no prior, and is ghost batch norm, where nothing is known of what enters it: after the first convolution, after a layer
     that is not followed, or where it is called in two places. The report says which norms a prior comes from.

@@ -19,8 +19,8 @@ from batchwright.nn.kalman_norm import KalmanNorm1d, KalmanNorm2d
 from batchwright.nn.sampled_moments import sampled_moments
 from batchwright.nn.state_plan import Step
 from batchwright.nn.state_rules import affine_state, follow_rule, layer_input
+from batchwright.nn.swap import BatchNorm
 
-BatchNorm = nn.modules.batchnorm._BatchNorm
 States = dict[int, ChannelState]
 
 

@@ -1,7 +1,8 @@
 """The targets of a conversion by their names; a new one is enrolled here and nowhere else.
 
 A target takes the model and its own options by keyword, replaces in place, and returns a `Conversion`. It raises before it changes
-anything. One that swaps layer for layer is a `swap` with a factory; one that needs the whole graph does as it must.
+anything. One that swaps layer for layer is a `swap` with a factory; one that needs the whole graph does as it must. The first line of
+its docstring and its options are its row in docs/nn.md.
 """
 
 from collections.abc import Callable, Mapping

@@ -2,24 +2,29 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from batchwright.core.errors import InputError
-from batchwright.nn.batch_renorm import BatchRenorm1d, BatchRenorm2d
 from batchwright.nn.conversion import Change, Conversion, Kept
-from batchwright.nn.ghost_batch_norm import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
-from batchwright.nn.kalman_norm import KALMAN_NORMS
 
-# What can be replaced, by the number of axes beside batch and channels: exactly these classes, since a subclass may compute
-# something else. BatchNorm1d takes both no further axis and one.
-BATCH_NORMS: tuple[type[nn.modules.batchnorm._BatchNorm], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-GHOST_NORMS: tuple[type[nn.modules.batchnorm._BatchNorm], ...] = (GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d)
-RENORMS: tuple[type[nn.modules.batchnorm._BatchNorm], ...] = (BatchRenorm1d, BatchRenorm2d)
-FAMILIES = (BATCH_NORMS, GHOST_NORMS, KALMAN_NORMS, RENORMS)
+BatchNorm = nn.modules.batchnorm._BatchNorm
+# By the number of axes beside batch and channels; BatchNorm1d takes both no further axis and one.
+BATCH_NORMS: tuple[type[BatchNorm], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_SWAPPABLE: set[type[nn.Module]] = {*BATCH_NORMS}
 
-Factory = Callable[[nn.modules.batchnorm._BatchNorm, int], tuple[nn.Module, str]]
+Factory = Callable[[BatchNorm, int], tuple[nn.Module, str]]
+Layer = TypeVar("Layer", bound=type[BatchNorm])
+
+
+def swappable(layer: Layer) -> Layer:
+    """Class decorator of a kin of torch's batch norms, by which it can be replaced again: exactly this class, since a subclass of
+    it may compute something else.
+    """
+    _SWAPPABLE.add(layer)
+    return layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +53,7 @@ def sites(model: nn.Module) -> list[Site]:
     found = []
     for layer, places in names.items():
         why_not = _why_not(layer, model)
-        kind = None if why_not else next(family.index(type(layer)) for family in FAMILIES if type(layer) in family)
+        kind = None if why_not else next(kind for kind, norm in enumerate(BATCH_NORMS) if isinstance(layer, norm))
         found.append(Site(layer=layer, names=tuple(places), kind=kind, why_not=why_not))
     return found
 
@@ -66,7 +71,7 @@ def swap(model: nn.Module, to: str, factory: Factory) -> Conversion:
         if site.kind is None:
             kept.append(Kept(names=site.names, layer=str(site.layer), why=site.why_not))
             continue
-        assert isinstance(site.layer, nn.modules.batchnorm._BatchNorm)
+        assert isinstance(site.layer, BatchNorm)
         try:
             layer, why = factory(site.layer, site.kind)
         except InputError as error:
@@ -92,14 +97,14 @@ def put(model: nn.Module, names: Sequence[str], layer: nn.Module) -> nn.Module:
     return model
 
 
-def carry(old: nn.modules.batchnorm._BatchNorm, new: nn.modules.batchnorm._BatchNorm) -> None:
+def carry(old: BatchNorm, new: BatchNorm) -> None:
     """Give ``new`` the parameters and buffers of ``old``, the same tensors, so that an optimizer and ties still hold."""
     new.weight, new.bias = old.weight, old.bias
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         setattr(new, name, getattr(old, name))
 
 
-def batch_norm_options(layer: nn.modules.batchnorm._BatchNorm) -> dict[str, object]:
+def batch_norm_options(layer: BatchNorm) -> dict[str, Any]:
     """The options that a BatchNorm and its kin share."""
     return {
         "eps": layer.eps,
@@ -123,7 +128,7 @@ def _why_not(layer: nn.Module, model: nn.Module) -> str:
         layer, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm | nn.LocalResponseNorm | nn.modules.instancenorm._InstanceNorm
     ):
         return "its statistics are those of one example, so the batch size does not matter to it"
-    if not any(type(layer) in family for family in FAMILIES):
+    if type(layer) not in _SWAPPABLE:
         if isinstance(layer, torch.jit.ScriptModule):
             return "it is compiled by TorchScript: convert the model before"
         return f"{type(layer).__name__} is a class of its own, which may compute something else"

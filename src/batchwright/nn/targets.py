@@ -7,25 +7,28 @@ from torch import nn
 
 from batchwright.core.checks import check_choice, check_int
 from batchwright.core.errors import InputError
+from batchwright.nn.batch_renorm import RENORMS
 from batchwright.nn.conversion import Conversion
-from batchwright.nn.ghost_batch_norm import RUNNING
-from batchwright.nn.swap import BATCH_NORMS, GHOST_NORMS, RENORMS, batch_norm_options, carry, swap
+from batchwright.nn.ghost_batch_norm import GHOST_NORMS, RUNNING
+from batchwright.nn.swap import BATCH_NORMS, BatchNorm, batch_norm_options, carry, swap
 
-BatchNorm = nn.modules.batchnorm._BatchNorm
 MOST_GROUPS = 32
 
 
 def to_ghost(
     model: nn.Module, *, ghost_size: int = 32, running: str = "ghosts", between_ghosts: bool = False
 ) -> Conversion:
-    """Ghost batch norm in place of batch norm; the options are those of `GhostBatchNorm2d`."""
+    """Ghost batch norm: training statistics of ghosts of ``ghost_size`` examples; evaluation as BatchNorm.
+
+    The options are those of `GhostBatchNorm2d`.
+    """
     check_int("ghost_size", ghost_size, at_least=1)
     check_choice("running", running, RUNNING)
 
     def factory(old: BatchNorm, kind: int) -> tuple[nn.Module, str]:
         new = GHOST_NORMS[kind](
             old.num_features,
-            **batch_norm_options(old),  # type: ignore[arg-type]
+            **batch_norm_options(old),
             **{"ghost_size": ghost_size, "running": running, "between_ghosts": between_ghosts},  # type: ignore[arg-type]
             device="meta",
         )
@@ -36,12 +39,12 @@ def to_ghost(
 
 
 def to_batch(model: nn.Module) -> Conversion:
-    """Torch's batch norm in place of its kin."""
+    """Torch's batch norm: training statistics of the batch; evaluation by the running ones."""
 
     def factory(old: BatchNorm, kind: int) -> tuple[nn.Module, str]:
         if type(old) is BATCH_NORMS[kind]:
             return old, "it is one already"
-        new = BATCH_NORMS[kind](old.num_features, **batch_norm_options(old), device="meta")  # type: ignore[arg-type]
+        new = BATCH_NORMS[kind](old.num_features, **batch_norm_options(old), device="meta")
         carry(old, new)
         return new, "training statistics of the whole batch; evaluation unchanged"
 
@@ -49,7 +52,9 @@ def to_batch(model: nn.Module) -> Conversion:
 
 
 def to_group(model: nn.Module, *, num_groups: int | None = None) -> Conversion:
-    """Group norm in place of batch norm: scale and shift are kept, running statistics have no place in it.
+    """Group norm: statistics of one example, in training and evaluation; **changes the model's output**, train it further.
+
+    Scale and shift are kept, running statistics have no place in it.
 
     Args:
         model: The model.
@@ -81,7 +86,10 @@ def to_renorm(
     r_steps: int = 40000,
     d_steps: int = 25000,
 ) -> Conversion:
-    """Batch renorm in place of batch norm; the options are those of `BatchRenorm1d`, the momentum is the old layer's."""
+    """Batch renorm: batch statistics, corrected by the running ones within limits; evaluation as BatchNorm.
+
+    The options are those of `BatchRenorm1d`, the momentum is the old layer's.
+    """
     options: dict[str, Any] = {"r_max": r_max, "d_max": d_max}
     options |= {"warmup_steps": warmup_steps, "r_steps": r_steps, "d_steps": d_steps, "device": "meta"}
     RENORMS[0](1, **options)  # checks them before anything changes

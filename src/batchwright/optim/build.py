@@ -1,6 +1,6 @@
 """The optimizer that a task specifies: torch's own from the parameters, Muon and Scion from the layers of the model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -34,12 +34,12 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> torch.optim.Optimi
         >>> [group["optimizer"] for group in optimizer.param_groups]
         ['muon', 'adamw', 'adamw']
     """
-    if spec.name not in ("muon", "scion"):
+    if spec.name not in BUILDERS:
         return spec.build(trainable(model))
     trainable(model)
     options = dict(spec.options)
     try:
-        return _muon(spec, model, options) if spec.name == "muon" else _scion(spec, model, options)
+        return BUILDERS[spec.name](spec, model, options)
     except TypeError as error:
         raise TaskError(
             f"options of optimizer {spec.name} must be keywords of batchwright.optim.{spec.name.capitalize()}, "
@@ -65,3 +65,10 @@ def _scion(spec: OptimizerSpec, model: nn.Module, options: dict[str, Any]) -> Sc
     radii = {**RADII, **options.pop("radii", {})}
     groups = param_groups(model, "scion", overrides=options.pop("overrides", None), radii=radii)
     return Scion(groups, lr=spec.lr, momentum=spec.momentum, **options)
+
+
+# Those that are made from the model; `tasks.optimizers` has what else is known of them.
+BUILDERS: Mapping[str, Callable[[OptimizerSpec, nn.Module, dict[str, Any]], torch.optim.Optimizer]] = {
+    "muon": _muon,
+    "scion": _scion,
+}

@@ -10,9 +10,14 @@ from dataclasses import dataclass, field
 from batchwright.core.errors import InputError
 from batchwright.planning.laws import keep_half_life, scale_lr
 from batchwright.planning.optimizer_settings import OptimizerSettings
+from batchwright.tasks.optimizers import KINDS, names_of
 
-OPTIMIZERS = ("sgd", "adam", "adamw", "muon", "scion")
-NORMALISED = ("adam", "adamw", "muon")
+OPTIMIZERS = names_of()
+GRADIENT, NORMALISED, BALL = (names_of(update=update) for update in ("gradient", "normalised", "ball"))
+BETA2 = tuple(name for name, kind in KINDS.items() if kind.has_beta2)
+DECOUPLED = tuple(name for name, kind in KINDS.items() if kind.decoupled)
+# Of a ball the decay is the step size itself.
+COUPLED = tuple(name for name in OPTIMIZERS if name not in (*DECOUPLED, *BALL))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,9 +120,9 @@ RULES: tuple[Rule, ...] = (
         name="gain",
         formula="lr (1 + S/B0) / (1 + S/B), S the noise scale: linear below it, constant above",
         source="McCandlish et al. (2018), arXiv:1812.06162, eq. (2.7); AdaScale, Johnson et al. (2020), arXiv:2007.05105",
-        optimizers=("sgd",),
-        default_for=("sgd",),
-        refusals=dict.fromkeys((*NORMALISED, "scion"), f"{_NOT_GAIN}: take square-root"),
+        optimizers=GRADIENT,
+        default_for=GRADIENT,
+        refusals=dict.fromkeys((*NORMALISED, *BALL), f"{_NOT_GAIN}: take square-root"),
         apply=_gain,
     ),
     Rule(
@@ -125,10 +130,12 @@ RULES: tuple[Rule, ...] = (
         name="linear",
         formula="lr k",
         source="Goyal et al. (2017), arXiv:1706.02677, section 2.1",
-        optimizers=("sgd",),
+        optimizers=GRADIENT,
         refusals={
             **dict.fromkeys(NORMALISED, f"{_NOT_LINEAR}: take square-root"),
-            "scion": f"{_NOT_LINEAR}: take token-budget, which says for which number of tokens it is linear",
+            **dict.fromkeys(
+                BALL, f"{_NOT_LINEAR}: take token-budget, which says for which number of tokens it is linear"
+            ),
         },
         apply=lambda before, change: before.lr * change.ratio,
     ),
@@ -140,9 +147,9 @@ RULES: tuple[Rule, ...] = (
             "Adam: Malladi et al. (2022), arXiv:2205.10287; SGD: Hoffer et al. (2017), arXiv:1705.08741, section 4.1; "
             "Muon: the same argument for normalised updates, no source measured it"
         ),
-        optimizers=("sgd", *NORMALISED),
+        optimizers=(*GRADIENT, *NORMALISED),
         default_for=NORMALISED,
-        refusals={"scion": "the paper's step size follows the number of steps left, c/K: take token-budget"},
+        refusals=dict.fromkeys(BALL, "the paper's step size follows the number of steps left, c/K: take token-budget"),
         apply=_root,
     ),
     Rule(
@@ -150,9 +157,9 @@ RULES: tuple[Rule, ...] = (
         name="token-budget",
         formula="lr k / r, r the new over the old budget of tokens: a constant over the number of steps",
         source="Islamov et al. (2026), arXiv:2603.21191, the BST rule",
-        optimizers=("scion",),
-        default_for=("scion",),
-        refusals=dict.fromkeys(("sgd", *NORMALISED), f"{_NOT_BUDGET}: take the optimizer's own rule"),
+        optimizers=BALL,
+        default_for=BALL,
+        refusals=dict.fromkeys((*GRADIENT, *NORMALISED), f"{_NOT_BUDGET}: take the optimizer's own rule"),
         apply=lambda before, change: before.lr * change.ratio / change.tokens_ratio,
     ),
     Rule(
@@ -169,7 +176,7 @@ RULES: tuple[Rule, ...] = (
         formula="momentum (beta1)",
         source="what the lr rules assume: Goyal et al. (2017), section 3; Marek et al. (2025), arXiv:2507.07101, for beta1",
         optimizers=OPTIMIZERS,
-        default_for=("sgd", *NORMALISED),
+        default_for=(*GRADIENT, *NORMALISED),
         apply=_keep("momentum"),
     ),
     Rule(
@@ -186,9 +193,9 @@ RULES: tuple[Rule, ...] = (
         name="token-budget",
         formula="1 - min(1, (1 - momentum) k r^(-2/3)): unchanged where the batch follows the budget",
         source="Islamov et al. (2026), arXiv:2603.21191, the flat regime",
-        optimizers=("scion",),
-        default_for=("scion",),
-        refusals=dict.fromkeys(("sgd", *NORMALISED), f"{_NOT_BUDGET}: take keep"),
+        optimizers=BALL,
+        default_for=BALL,
+        refusals=dict.fromkeys((*GRADIENT, *NORMALISED), f"{_NOT_BUDGET}: take keep"),
         apply=_momentum_of_budget,
     ),
     Rule(
@@ -196,8 +203,8 @@ RULES: tuple[Rule, ...] = (
         name="half-life",
         formula="beta2^k",
         source="Marek et al. (2025), arXiv:2507.07101; Malladi et al. (2022) to first order",
-        optimizers=("adam", "adamw"),
-        default_for=("adam", "adamw"),
+        optimizers=BETA2,
+        default_for=BETA2,
         apply=_half_life("beta2"),
     ),
     Rule(
@@ -205,7 +212,7 @@ RULES: tuple[Rule, ...] = (
         name="keep",
         formula="beta2",
         source="practice",
-        optimizers=("adam", "adamw"),
+        optimizers=BETA2,
         apply=_keep("beta2"),
     ),
     Rule(
@@ -214,7 +221,7 @@ RULES: tuple[Rule, ...] = (
         formula="weight_decay",
         source="coupled decay is a part of the loss: Goyal et al. (2017), section 3; Scion's decay is its step size",
         optimizers=OPTIMIZERS,
-        default_for=("sgd", "adam", "scion"),
+        default_for=(*COUPLED, *BALL),
         apply=_keep("weight_decay"),
     ),
     Rule(
@@ -222,12 +229,12 @@ RULES: tuple[Rule, ...] = (
         name="time-scale",
         formula="weight_decay k lr/lr': the examples that lr * weight_decay averages over stay",
         source="Wang & Aitchison (2024), arXiv:2405.13698; Bergsma et al. (2025), Power Lines, arXiv:2505.13738",
-        optimizers=("adamw", "muon"),
-        default_for=("adamw", "muon"),
+        optimizers=DECOUPLED,
+        default_for=DECOUPLED,
         refusals=dict.fromkeys(
-            ("sgd", "adam"), "its weight decay is a part of the gradient, and the lr moves both alike: take keep"
+            COUPLED, "its weight decay is a part of the gradient, and the lr moves both alike: take keep"
         )
-        | {"scion": "its weight decay is its step size: take keep"},
+        | dict.fromkeys(BALL, "its weight decay is its step size: take keep"),
         apply=lambda before, change: before.weight_decay or 0.0,  # needs the new lr, so `batch_change` finishes it
     ),
     Rule(

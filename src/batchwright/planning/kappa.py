@@ -15,7 +15,7 @@ from batchwright.core.errors import InputError
 from batchwright.core.serialization import from_plain
 from batchwright.core.statistics import Interval, normal_quantile
 from batchwright.planning.random_effects import RandomEffects, random_effects
-from batchwright.tasks.task import OPTIMIZERS
+from batchwright.tasks.optimizers import names_of
 
 METHODS = ("branch", "sweep")
 # Branches are translated into sweeps by the tasks that have both; fewer cannot tell a shift from its scatter.
@@ -110,7 +110,8 @@ def kappa_prior(
     difference = family_difference(rows) if optimizer is not None else None
     shift, extra = 0.0, 0.0
     if optimizer is not None:
-        check_choice("optimizer", optimizer, (*OPTIMIZERS, "muon"))  # not measured: of those that normalise
+        # Muon's was not measured: it is taken as that of those that normalise.
+        check_choice("optimizer", optimizer, (*names_of(update="gradient"), *names_of(update="normalised")))
     if difference is not None and _resolved_from_zero(difference, level):
         rows = [row for row in rows if _is_sgd(row)]  # one family alone, and the other by its difference
         if optimizer != "sgd":

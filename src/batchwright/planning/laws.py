@@ -8,7 +8,7 @@ import math
 
 from batchwright.core.checks import check_choice, check_number
 from batchwright.core.statistics import Interval
-from batchwright.tasks.task import OPTIMIZERS
+from batchwright.tasks.optimizers import KINDS, names_of
 
 
 def examples_ratio(batch_size: float, critical_batch_size: float) -> float:
@@ -43,9 +43,9 @@ def scale_lr(
         batch_size: In examples.
         critical_batch_size: In examples; infinite gives the plain linear or square-root rule.
     """
-    check_choice("optimizer", optimizer, (*OPTIMIZERS, "muon"))
+    check_choice("optimizer", optimizer, (*names_of(update="gradient"), *names_of(update="normalised")))
     check_number("lr", lr, above=0.0)
-    if optimizer == "sgd":
+    if KINDS[optimizer].update == "gradient":
         if math.isinf(critical_batch_size):
             return lr * batch_size / base_batch_size
         return lr * (1 + critical_batch_size / base_batch_size) / (1 + critical_batch_size / batch_size)

@@ -12,13 +12,12 @@ from batchwright.core.preserve import RandomState
 from batchwright.data.access import fetch
 from batchwright.measure.batch_norm_safety import BatchNormSafety, batch_norm_safety, batch_norms
 from batchwright.measure.snapshot import Snapshot
-from batchwright.nn.registry import REGISTRY
 from batchwright.planning.plan import NormalizationEvidence
 from batchwright.tasks.task import Task
 
 # Examples whose statistics stand for the whole; forward passes without gradients take a part of a training step's memory.
 REFERENCE, MEMORY_FACTOR, NUM_BATCHES = 256, 4, 5
-# What normalises without the other examples of a micro-batch, or leans on them less.
+# Targets of `nn.convert` that normalise without the other examples of a micro-batch, or lean on them less.
 WITHOUT_LARGE_BATCHES = ("kalman", "group")
 
 
@@ -135,7 +134,7 @@ def _told(found: BatchNormSafety, micro_batch_size: int, parts: str) -> str:
             if found.safe_size is not None
             else f"not surely below {found.tolerance:.0%} at any size tried, up to {found.micro_batch_sizes[-1]}"
         )
-        ways = " or ".join(repr(name) for name in WITHOUT_LARGE_BATCHES if name in REGISTRY)
+        ways = " or ".join(map(repr, WITHOUT_LARGE_BATCHES))
         larger = "larger ghosts do not, and " if parts == "ghosts" else ""
         return (
             f"{parts} of {micro_batch_size} are below what batch normalization bears here: {cost}, {safe}; "

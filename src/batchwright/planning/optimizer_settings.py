@@ -9,9 +9,10 @@ from torch.optim import Optimizer
 
 from batchwright.core.checks import check_int, check_number
 from batchwright.core.errors import InputError
+from batchwright.tasks.optimizers import KINDS
 
 # By the name of their class, torch's own and this library's alike.
-CLASS_NAMES: Mapping[str, str] = {"SGD": "sgd", "AdamW": "adamw", "Adam": "adam", "Muon": "muon", "Scion": "scion"}
+CLASS_NAMES: Mapping[str, str] = {kind.class_name: name for name, kind in KINDS.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

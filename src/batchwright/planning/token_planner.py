@@ -3,7 +3,6 @@
 Source: Islamov et al. (2026), arXiv:2603.21191 (papers-2026, paper 3, sections 3.4 to 3.6).
 """
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +13,9 @@ import torch
 
 from batchwright.core.batches import to_device
 from batchwright.core.checks import check_int, check_number
-from batchwright.core.environment import environment, resolve_device
+from batchwright.core.environment import resolve_device
 from batchwright.core.errors import InputError
 from batchwright.core.preserve import RandomState
-from batchwright.core.statistics import Interval
 from batchwright.data.access import fetch
 from batchwright.data.samplers import EpochSampler
 from batchwright.measure.conditional_gradient import ConditionalGradientConstants, conditional_gradient_constants
@@ -29,11 +27,9 @@ from batchwright.optim.scion import Scion
 from batchwright.planning.budget import Budget
 from batchwright.planning.plan import Cost
 from batchwright.planning.token_base import USUAL_RUNS, FoundBase, find_base
-from batchwright.planning.token_budget import TokenBudget, token_budget
-from batchwright.planning.token_plan import Stage, TokenPlan
-from batchwright.planning.token_reasons import TRUSTED_RATIO, reasons_of, warnings_of
-from batchwright.planning.token_regime import token_regime
-from batchwright.planning.token_travel import early_travel
+from batchwright.planning.token_budget import TokenBudget
+from batchwright.planning.token_decision import TokenEvidence, TokenLimits, decide
+from batchwright.planning.token_plan import TokenPlan
 from batchwright.tasks.task import OptimizerSpec, Task
 
 # Parts of the budget: the short runs of the search, and the gradients behind the constants.
@@ -41,8 +37,6 @@ SEARCH, CONSTANTS = 0.6, 0.35
 # The first step size tried for a task whose optimizer is another: with the published radii a step moves a matrix by 0.025 of its norm.
 FIRST_LR = 5e-4
 MOMENTUM = 0.9  # the paper's alpha of 0.1
-# From here on batch sizes are multiples of 8.
-ROUND_FROM = 64
 # Measuring may cost this part of the run's tokens, within two bounds in plain steps.
 SHARE, LEAST, MOST = 0.1, 300.0, 1000.0
 
@@ -110,12 +104,10 @@ def plan_tokens(
     planner = _TokenPlanner(
         task=task,
         spec=scion_of(task),
-        totals=totals,
-        length=length,
-        limit=limit,
+        limits=TokenLimits(
+            totals=tuple(totals), length=length, max_batch_size=limit, seed=seed, device=resolve_device(device)
+        ),
         memory_bytes=memory_bytes,
-        seed=seed,
-        device=resolve_device(device),
         say=on_progress or (lambda _: None),
     )
     return planner.go(budget or default_budget(task, tokens), base)
@@ -148,24 +140,20 @@ def scion_of(task: Task) -> OptimizerSpec:
 class _TokenPlanner:
     task: Task
     spec: OptimizerSpec
-    totals: list[int]
-    length: int
-    limit: int
+    limits: TokenLimits
     memory_bytes: int | None
-    seed: int
-    device: torch.device
     say: Callable[[str], None]
 
     def go(self, budget: Budget, base: TokenBudget | None) -> TokenPlan:
-        task, length = self.task, self.length
+        task, length = self.task, self.limits.length
         # The first steps of a process import and allocate: no cost of measuring. The rest of them give the unit of cost.
         trial = short_run(
             task,
             replace(self.spec, lr=base.lr) if base else self.spec,
             batch_size=task.batch_size,
             num_examples=10 * task.batch_size,
-            seed=self.seed,
-            device=self.device,
+            seed=self.limits.seed,
+            device=self.limits.device,
         )
         unit = float(np.median(trial.step_times[min(3, len(trial.step_times) - 1) :]))
         steps = budget.plain_steps
@@ -179,9 +167,9 @@ class _TokenPlanner:
                 task,
                 self.spec,
                 num_examples=max(12, int(SEARCH * steps / USUAL_RUNS)) * task.batch_size,
-                max_batch_size=self.limit,
-                seed=self.seed,
-                device=self.device,
+                max_batch_size=self.limits.max_batch_size,
+                seed=self.limits.seed,
+                device=self.limits.device,
                 say=self.say,
             )
             base = TokenBudget(
@@ -209,7 +197,10 @@ class _TokenPlanner:
         parts["memory"] = spent / unit
         examples, seconds = examples + ceiling.num_examples, seconds + spent
         cost = Cost(plain_steps=sum(parts.values()), num_examples=examples, seconds=seconds, parts=parts)
-        return self.decide(spec, base, found, constants, start_norm, ceiling, cost)
+        evidence = TokenEvidence(
+            base=base, found=found, constants=constants, start_norm=start_norm, ceiling=ceiling, cost=cost
+        )
+        return decide(task, spec, evidence, self.limits)
 
     def constants(
         self, spec: OptimizerSpec, batch_size: int, num_gradients: int
@@ -220,13 +211,14 @@ class _TokenPlanner:
         num_steps = max(60, int(affordable * 3 / 7))
         random_state = RandomState.capture()
         try:
-            torch.manual_seed(self.seed)
-            model = self.task.make_model(self.seed, self.device)
+            torch.manual_seed(self.limits.seed)
+            model = self.task.make_model(self.limits.seed, self.limits.device)
             optimizer = build_optimizer(spec, model)
             assert isinstance(optimizer, Scion)
-            sampler = EpochSampler(self.task.num_train, self.seed + 1)
+            sampler = EpochSampler(self.task.num_train, self.limits.seed + 1)
             batches = [
-                to_device(fetch(self.task.train, sampler.take(batch_size)), self.device) for _ in range(num_steps + 1)
+                to_device(fetch(self.task.train, sampler.take(batch_size)), self.limits.device)
+                for _ in range(num_steps + 1)
             ]
             start_norm = max(optimizer.norms())
             found = conditional_gradient_constants(
@@ -243,116 +235,6 @@ class _TokenPlanner:
 
     def memory(self, spec: OptimizerSpec) -> Memory:
         task = replace(self.task, optimizer=spec)
-        return memory(task, budget_bytes=self.memory_bytes, device=self.device, confirm=self.device.type == "cuda")
-
-    def decide(
-        self,
-        spec: OptimizerSpec,
-        base: TokenBudget,
-        found: FoundBase | None,
-        constants: ConditionalGradientConstants,
-        start_norm: float,
-        ceiling: Memory,
-        cost: Cost,
-    ) -> TokenPlan:
-        first, total, length = self.totals[0], self.totals[-1], self.length
-        multiple_of = 8 if base.batch_size * (first / base.tokens) ** (2 / 3) >= ROUND_FROM else 1
-        now = self.carried(base, first, multiple_of)
-        way = early_travel(base, spec, first) if found else None
-        if way is not None:
-            now = replace(now, lr=way.value / now.num_steps)
-        if now.lr > 1:
-            raise InputError(
-                f"tokens must leave room for the rule, got {first:,} against {base.tokens:,.0f} of the base, where the step size "
-                f"would be {now.lr:.3g}; give more tokens or a base of fewer"
-            )
-        settings = [now, *(self.carried(now, each, multiple_of) for each in self.totals[1:])]
-        stages, before = [], 0
-        for setting, end in zip(settings, self.totals, strict=True):
-            examples = end // length
-            num_steps = max(1, math.ceil((examples - before) / setting.batch_size))
-            stages.append(Stage(tokens=end, batch_size=setting.batch_size, lr=setting.lr, num_steps=num_steps))
-            # A stage ends with a whole step.
-            before += num_steps * setting.batch_size
-        last = settings[-1]
-        regime = token_regime(constants, batch_size=last.batch_size, sequence_length=length, tokens=total)
-        intervals = {
-            **self.intervals(base, found, now, first, way),
-            "smoothness": constants.smoothness,
-            "mu": constants.mu,
-            "rho": constants.rho,
-            "sigma": constants.sigma.scaled(math.sqrt(length)),
-            "noise_threshold": regime.noise_threshold,
-            "steps_threshold": regime.steps_threshold,
-        }
-        spec = replace(spec, lr=now.lr)
-        micro = min(now.batch_size, ceiling.max_micro_batch_size)
-        return TokenPlan(
-            task=self.task.name,
-            tokens=total,
-            sequence_length=length,
-            optimizer=spec,
-            batch_size=now.batch_size,
-            micro_batch_size=micro,
-            lr=now.lr,
-            num_steps=sum(stage.num_steps for stage in stages),
-            max_examples=total // length,
-            stages=tuple(stages),
-            multiple_of=multiple_of,
-            max_batch_size=self.limit,
-            base=base,
-            base_source="measured" if found else "given",
-            lr_source="prior" if way else "base",
-            constants=constants,
-            token_regime=regime,
-            tried=found.tried if found else (),
-            intervals=intervals,
-            reasons=reasons_of(
-                self.task, spec, base, found, way, stages, micro, ceiling.max_micro_batch_size, regime, multiple_of
-            ),
-            cost=cost,
-            warnings=warnings_of(self.task, base, found, way, self.totals, start_norm, stages, self.limit)
-            + tuple(ceiling.warnings),
-            seed=self.seed,
-            environment=environment(self.device),
+        return memory(
+            task, budget_bytes=self.memory_bytes, device=self.limits.device, confirm=self.limits.device.type == "cuda"
         )
-
-    def carried(self, base: TokenBudget, tokens: int, multiple_of: int) -> TokenBudget:
-        return token_budget(base=base, tokens=float(tokens), multiple_of=multiple_of, max_batch_size=self.limit)
-
-    def intervals(
-        self, base: TokenBudget, found: FoundBase | None, now: TokenBudget, tokens: int, way: Interval | None
-    ) -> dict[str, Interval]:
-        """Of the decisions: over the settings that the short runs do not tell from the best, and over both rules of the paper."""
-        sizes = found.batch_sizes if found else _point(float(base.batch_size))
-        lrs = found.lrs if found else _point(base.lr)
-        ratio = tokens / base.tokens
-        # Exponents of the batch size: the BST rule's, and the square-root rule of the appendix, which did nearly as well there.
-        growths = sorted(ratio**exponent for exponent in (2 / 3, 1 / 2))
-        shrinks = sorted(ratio ** (exponent - 1) for exponent in (2 / 3, 1 / 2))
-        low, high = sizes.low * growths[0], min(sizes.high * growths[1], float(self.limit))
-        wanted = Interval(
-            value=float(now.batch_size), low=min(low, now.batch_size), high=max(high, float(now.batch_size))
-        )
-        examples = tokens / self.length
-        steps = examples / now.batch_size
-        lr_low, lr_high = min(lrs.low * shrinks[0], now.lr), max(lrs.high * shrinks[1], now.lr)
-        if way is not None:
-            lr_low, lr_high = way.low / now.num_steps, way.high / now.num_steps
-        elif ratio > TRUSTED_RATIO:
-            # Far from the base only the end is known: the best step size times the steps was 0.5 to 2 in T3.3, 1.8 in the paper's runs.
-            lr_high = max(lr_high, 1 / steps)
-        elif found is not None and not found.follows_rule:
-            trend = lrs.high * now.batch_size / base.batch_size * ratio**found.lr_exponent
-            lr_high = max(lr_high, min(trend, 1 / steps))
-        return {
-            "base_batch_size": sizes,
-            "base_lr": lrs,
-            "batch_size": wanted,
-            "lr": Interval(value=now.lr, low=lr_low, high=lr_high),
-            "num_steps": Interval(value=steps, low=examples / wanted.high, high=math.ceil(examples / wanted.low)),
-        }
-
-
-def _point(value: float) -> Interval:
-    return Interval(value=value, low=value, high=value)

@@ -10,7 +10,7 @@ from typing import Any
 from batchwright.core.records import Records
 from batchwright.core.serialization import from_plain
 from batchwright.core.statistics import Interval
-from batchwright.report.run_records import LARGEST, thin
+from batchwright.report.record_values import number_or_nan, thin
 
 SYSTEM = "mmd-gan"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -159,17 +159,17 @@ def parse_gan(records: Records, folder: Path, name: str) -> GanRecords:
         method=str(start.get("method", SYSTEM)),
         options=dict(start["options"]),
         judge_features=str(judge.get("features", "")),
-        accuracy=_number(judge.get("accuracy", math.nan)),
-        real_score=_number(judge.get("real_score", math.nan)),
+        accuracy=number_or_nan(judge.get("accuracy", math.nan)),
+        real_score=number_or_nan(judge.get("real_score", math.nan)),
         points=thin([_point(line) for line in steps]),
         looks=tuple(_look(line, folder, carried=id(line) in shown) for line in looks),
         evidence=tuple(_evidence(plan[key]) for key in ("critic", "generator") if plan.get(key) is not None),
-        evidence_step=_number(plan.get("step", math.nan)),
-        cost_steps=_number(plan.get("cost_steps", math.nan)),
+        evidence_step=number_or_nan(plan.get("step", math.nan)),
+        cost_steps=number_or_nan(plan.get("cost_steps", math.nan)),
         warnings=tuple(str(line["text"]) for line in records.of_kind("warning")),
         reason=str(ends[-1].get("reason", "")) if ends else "no end",
-        num_steps=_number(last.get("step", 0)),
-        train_s=_number(last.get("train_s", 0.0)),
+        num_steps=number_or_nan(last.get("step", 0)),
+        train_s=number_or_nan(last.get("train_s", 0.0)),
         environment=dict(start.get("environment") or {}),
         num_torn=records.num_torn,
     )
@@ -177,19 +177,19 @@ def parse_gan(records: Records, folder: Path, name: str) -> GanRecords:
 
 def _point(line: Mapping[str, Any]) -> GanPoint:
     return GanPoint(
-        step=_number(line["step"]),
-        loss=_number(line["loss"]),
-        critic_loss=_number(line.get("critic_loss", math.nan)),
-        feature_distance=_number(line.get("feature_distance", math.nan)),
-        generator_batch_size=_number(line["generator_batch_size"]),
-        critic_batch_size=_number(line["critic_batch_size"]),
+        step=number_or_nan(line["step"]),
+        loss=number_or_nan(line["loss"]),
+        critic_loss=number_or_nan(line.get("critic_loss", math.nan)),
+        feature_distance=number_or_nan(line.get("feature_distance", math.nan)),
+        generator_batch_size=number_or_nan(line["generator_batch_size"]),
+        critic_batch_size=number_or_nan(line["critic_batch_size"]),
     )
 
 
 def _look(line: Mapping[str, Any], folder: Path, *, carried: bool) -> GanLook:
     return GanLook(
-        step=_number(line["step"]),
-        train_s=_number(line["train_s"]),
+        step=number_or_nan(line["step"]),
+        train_s=number_or_nan(line["train_s"]),
         kid=from_plain(Interval, line["kid"]),
         score=from_plain(Interval | None, line.get("score")),
         smallest_share=from_plain(Interval | None, line.get("smallest_share")),
@@ -209,20 +209,14 @@ def _image(folder: Path, name: str) -> str:
 def _evidence(plan: Mapping[str, Any]) -> NetworkEvidence:
     return NetworkEvidence(
         network=str(plan["network"]),
-        before=_number(plan["before"]),
-        batch_size=_number(plan["batch_size"]),
+        before=number_or_nan(plan["before"]),
+        batch_size=number_or_nan(plan["batch_size"]),
         equal_size=from_plain(Interval, plan["equal_size"]),
-        first_order=_number(plan["first_order"]),
-        lr_factor=_number(plan["lr_factor"]),
+        first_order=number_or_nan(plan["first_order"]),
+        lr_factor=number_or_nan(plan["lr_factor"]),
         reason=str(plan["reason"]),
         points=tuple(
-            NoisePoint(batch_size=_number(point["batch_size"]), ratio=from_plain(Interval, point["ratio"]))
+            NoisePoint(batch_size=number_or_nan(point["batch_size"]), ratio=from_plain(Interval, point["ratio"]))
             for point in plan["points"]
         ),
     )
-
-
-def _number(value: Any) -> float:
-    """A number whose square is still one; NaN where there is none."""
-    found = math.nan if value is None else float(value)
-    return math.copysign(math.inf, found) if abs(found) > LARGEST else found

@@ -9,7 +9,7 @@ from typing import Any
 
 from batchwright.core.records import Records
 from batchwright.core.statistics import Interval
-from batchwright.report.run_records import LARGEST, thin
+from batchwright.report.record_values import number, thin
 
 SYSTEM = "safe-policy-gradient"
 
@@ -113,7 +113,7 @@ def parse_rl(records: Records, folder: Path, name: str) -> RlRecords:
         holds=bool(promise["holds"]),
         delta=1 - float(promise["probability"]),
         over=str(promise["over"]),
-        budget=_number(start["options"]["budget"]),
+        budget=number(start["options"]["budget"]),
         updates=thin(points),
         num_updates=len(points),
         num_moves=len(moved),
@@ -121,7 +121,7 @@ def parse_rl(records: Records, folder: Path, name: str) -> RlRecords:
         num_true_decreases=_true_decreases(points),
         promised=math.fsum(point.guaranteed for point in moved),
         reason=str(ends[-1].get("reason", "")) if ends else "no end",
-        train_s=_number(ends[-1].get("train_s", 0.0)) if ends else 0.0,
+        train_s=number(ends[-1].get("train_s", 0.0)) if ends else 0.0,
         environment=dict(start.get("environment") or {}),
         num_torn=records.num_torn,
     )
@@ -132,18 +132,18 @@ def _point(line: Mapping[str, Any], after: Mapping[str, Any] | None) -> UpdatePo
     realised = after.get("realised") if after is not None and not after.get("taken_back", False) else None
     return UpdatePoint(
         step=int(line["step"]),
-        num_trajectories=_number(line["num_trajectories"]),
-        batch_size=_number(line["batch_size"]),
-        mean_return=_number(line["mean_return"]),
-        return_error=_number(line["return_error"]),
-        step_size=_number(line["step_size"]),
-        guaranteed=_number(line["guaranteed_improvement"]),
+        num_trajectories=number(line["num_trajectories"]),
+        batch_size=number(line["batch_size"]),
+        mean_return=number(line["mean_return"]),
+        return_error=number(line["return_error"]),
+        step_size=number(line["step_size"]),
+        guaranteed=number(line["guaranteed_improvement"]),
         realised=None
         if realised is None
-        else Interval(value=_number(realised["value"]), low=_number(realised["low"]), high=_number(realised["high"])),
-        true_return=_number(line.get("true_return", math.nan)),
-        error=_number(line["error_sqrt"]) + _number(line["error_linear"]),
-        gradient_size=_number(line["gradient_size"]),
+        else Interval(value=number(realised["value"]), low=number(realised["low"]), high=number(realised["high"])),
+        true_return=number(line.get("true_return", math.nan)),
+        error=number(line["error_sqrt"]) + number(line["error_linear"]),
+        gradient_size=number(line["gradient_size"]),
     )
 
 
@@ -151,9 +151,3 @@ def _true_decreases(points: list[UpdatePoint]) -> int | None:
     if not points or any(math.isnan(point.true_return) for point in points):
         return None
     return sum(point.true_return < before.true_return for before, point in pairwise(points) if point.step_size > 0)
-
-
-def _number(value: Any) -> float:
-    """A number whose square is still one."""
-    found = float(value)
-    return math.copysign(math.inf, found) if abs(found) > LARGEST else found

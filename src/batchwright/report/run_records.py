@@ -1,22 +1,18 @@
 """One run as its records tell it: where it started, its evaluations, noise scales and decisions, and how it ended."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from batchwright.core.checks import check_number
 from batchwright.core.errors import RecordError
 from batchwright.core.records import Records
 from batchwright.core.serialization import from_plain
 from batchwright.core.statistics import Interval
-
-MAX_POINTS = 400  # of each kind; more cannot be told apart in a figure
-
-LARGEST = 1e100
-
-Item = TypeVar("Item")
+from batchwright.report.record_values import LARGEST, number, number_or_nan, thin
+from batchwright.report.travel_records import DistanceRecord, LawRecord, PotentialRecord, travel_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,32 +82,6 @@ class StabilityRecord:
     lr: float
     regime: str
     form: str = "gradient"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DistanceRecord:
-    """Euclidean distance of the weights from where they began, after a step."""
-
-    step: float
-    distance: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LawRecord:
-    """A law fitted to the distances; ``slope`` times its shape, plus ``offset``."""
-
-    offset: float
-    slope: float
-    r_squared: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PotentialRecord:
-    """Standard deviation of the loss over directions at each radius, and alpha, twice its slope in logarithms."""
-
-    radii: tuple[float, ...]
-    deviations: tuple[Interval, ...]
-    alpha: Interval
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,14 +167,6 @@ class RunRecords:
         return next((name for name in names if name != "loss"), "loss")
 
 
-def thin(items: Sequence[Item], at_most: int = MAX_POINTS) -> tuple[Item, ...]:
-    """Evenly chosen items, the first and the last among them."""
-    if len(items) <= at_most:
-        return tuple(items)
-    gap = (len(items) - 1) / (at_most - 1)
-    return tuple(items[round(i * gap)] for i in range(at_most))
-
-
 def parse_run(records: Records, folder: Path, name: str) -> RunRecords:
     """What the records in ``folder`` say of a training run, called ``name``."""
     starts, ends = records.of_kind("start"), records.of_kind("end")
@@ -241,7 +203,7 @@ def parse_run(records: Records, folder: Path, name: str) -> RunRecords:
         decisions=tuple(_decision(line) for line in thin(decisions)),
         environment=dict(start.get("environment") or {}),
         stability=tuple(_stability(line) for line in thin(records.of_kind("stability"))),
-        **_travel(records),
+        **travel_of(records),
         num_torn=records.num_torn,
     )
 
@@ -253,18 +215,12 @@ def _size(value: Any) -> float:
     return size
 
 
-def _value(value: Any) -> float:
-    """A number whose square is still one: what is larger is a run that diverged, so infinite."""
-    found = float(value)
-    return math.copysign(math.inf, found) if abs(found) > LARGEST else found
-
-
 def _evaluation(line: Mapping[str, Any]) -> EvaluationPoint:
     return EvaluationPoint(
         num_examples=float(line["num_examples"]),
         train_s=float(line["train_s"]),
-        values={str(key): _value(value) for key, value in line["values"].items()},
-        standard_errors={str(key): _value(value) for key, value in (line.get("standard_errors") or {}).items()},
+        values={str(key): number(value) for key, value in line["values"].items()},
+        standard_errors={str(key): number(value) for key, value in (line.get("standard_errors") or {}).items()},
     )
 
 
@@ -290,40 +246,15 @@ def _decision(line: Mapping[str, Any]) -> DecisionRecord:
     )
 
 
-def _travel(records: Records) -> dict[str, Any]:
-    """Distances, and what the end of the run made of them; points that repeat after a resume are taken once."""
-    points = {int(line["step"]): _value(line["distance"]) for line in records.of_kind("distance")}
-    fits, potentials = records.of_kind("diffusion"), records.of_kind("potential")
-    fit = fits[-1] if fits else {}
-    return {
-        "distances": thin([DistanceRecord(step=step, distance=points[step]) for step in sorted(points) if step >= 1]),
-        "laws": {
-            str(name): LawRecord(
-                offset=float(law["offset"]), slope=float(law["slope"]["value"]), r_squared=float(law["r_squared"])
-            )
-            for name, law in (fit.get("laws") or {}).items()
-        },
-        "fitted_to": float(fit.get("last_step", 0.0)),
-        "diffusion_told": str(fit.get("told") or ""),
-        "potential": None
-        if not potentials
-        else PotentialRecord(
-            radii=tuple(float(radius) for radius in potentials[-1]["radii"]),
-            deviations=from_plain(tuple[Interval, ...], potentials[-1]["deviations"], "deviations"),
-            alpha=from_plain(Interval, potentials[-1]["alpha"], "alpha"),
-        ),
-    }
-
-
 def _stability(line: Mapping[str, Any]) -> StabilityRecord:
     return StabilityRecord(
         num_examples=float(line["num_examples"]),
-        batch_sharpness=_value(line["batch_sharpness"]),
-        standard_error=_value(line["standard_error"]),
-        sharpness=_value("nan" if line.get("sharpness") is None else line["sharpness"]),
+        batch_sharpness=number(line["batch_sharpness"]),
+        standard_error=number(line["standard_error"]),
+        sharpness=number_or_nan(line.get("sharpness")),
         converged=bool(line.get("sharpness_converged")),
-        low=_value(line["low"]),
-        high=_value(line["high"]),
+        low=number(line["low"]),
+        high=number(line["high"]),
         lr=float(line["lr"]),
         regime=str(line["regime"]),
         form=str(line.get("form", "gradient")),

@@ -89,6 +89,13 @@ def with_span(interval: Interval, write: Format = estimate) -> str:
     return f"{write(interval.value)} ({ends})" if ends != "unknown" else f"{write(interval.value)} (interval unknown)"
 
 
+def value_or_bound(interval: Interval, write: Format = estimate) -> str:
+    """The value, or its lower bound where it is not bounded."""
+    if not math.isinf(interval.value):
+        return write(interval.value)
+    return f"> {write(interval.low)}" if interval.low > 0 else "unknown"
+
+
 def seconds_with_span(interval: Interval) -> str:
     """A duration with its interval, both in one unit."""
     return with_span(interval, duration_format(interval.value))

@@ -18,7 +18,7 @@ from batchwright.rl.policies import Policy, Smoothing
 from batchwright.rl.safe_policy_gradient import SafePolicyGradient, SafeRun
 from batchwright.rl.softmax import SoftmaxPolicy
 from batchwright.rl.step_choice import StepChoice, optimal_step
-from batchwright.rl.update import UpdateRecord
+from batchwright.rl.update_record import UpdateRecord
 
 __all__ = [
     "LQG",

@@ -4,7 +4,6 @@ Sources: Papini, Pirotta, Restelli (2017), algorithm 1; Papini et al. (2022), SP
 """
 
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,8 @@ from batchwright.rl.observed import Observed
 from batchwright.rl.options import SafeOptions
 from batchwright.rl.policies import Policy
 from batchwright.rl.trial_curvature import Trial
-from batchwright.rl.update import RunState, UpdateRecord, one_update
+from batchwright.rl.update import one_update
+from batchwright.rl.update_record import RunState, UpdateRecord
 from batchwright.training.interrupt import Interrupt
 
 STATE_NAME = "state.json"
@@ -309,8 +309,3 @@ def _state_from(found: Any) -> RunState:
 def decreases(updates: tuple[UpdateRecord, ...]) -> int:
     """Updates after which the sampled return was lower, by more than the 95 % interval of the difference; none that were taken back."""
     return sum(update.realised is not None and update.realised.high < 0 and not update.taken_back for update in updates)
-
-
-def expected_decreases(updates: tuple[UpdateRecord, ...]) -> float:
-    """Sum of the probabilities of failure of the updates that moved: what the guarantee allows on average."""
-    return math.fsum(update.delta for update in updates if update.step_size > 0)

@@ -1,10 +1,11 @@
-"""A row of a summary with the verdict that its values give."""
+"""Rows of a summary with the verdict that their values give."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from batchwright.core.statistics import Interval
 from batchwright.core.study_record import Row
 from batchwright.studies.verdict import judge, judge_each
 
@@ -34,5 +35,23 @@ def judged_row(
         low=low,
         high=high,
         verdict=verdict,
+        note=note,
+    )
+
+
+def exact_row(
+    what: str, group: str, claim: str, published: float | None, value: float, low: float, high: float, note: str = ""
+) -> Row:
+    """A row on a number without chance in it."""
+    return Row(
+        what=what,
+        group=group,
+        claim=claim,
+        published=published,
+        measured=Interval(value=value, low=value, high=value, level=1.0),
+        seeds=(),
+        low=float(low),
+        high=float(high),
+        verdict="holds" if low <= value <= high else "does not hold",
         note=note,
     )

@@ -64,6 +64,11 @@ class Summary:
     pictures: tuple[StudyPicture, ...] = ()
 
 
+def there(*figures: StudyFigure | None) -> tuple[StudyFigure, ...]:
+    """The figures that could be drawn of what has been finished."""
+    return tuple(figure for figure in figures if figure is not None)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
     """A paper to be reproduced.

@@ -11,8 +11,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from batchwright.core.errors import DataError
-from batchwright.data.readers import read_idx, read_npz_images, resolve_data_root
+from batchwright.data.idx_images import read_idx_images
+from batchwright.data.readers import read_npz_images, resolve_data_root
 from batchwright.tasks.classification import accuracy, cross_entropy
 from batchwright.tasks.resnet import ResNet
 from batchwright.tasks.task import OptimizerSpec, Target, Task
@@ -115,17 +115,11 @@ def lenet() -> nn.Module:
 
 
 def _idx_images(folder: Path) -> tuple[TensorDataset, TensorDataset]:
-    parts = {}
-    for part in ("train", "t10k"):
-        images = read_idx(folder / f"{part}-images-idx3-ubyte.gz")
-        classes = read_idx(folder / f"{part}-labels-idx1-ubyte.gz")
-        if images.ndim != 3 or classes.shape != images.shape[:1]:
-            raise DataError(
-                f"images and labels must be (N, H, W) and (N,), got {images.shape} and {classes.shape} in {folder}"
-            )
-        parts[part] = (_scaled(images), torch.from_numpy(classes.astype(np.int64)))
-    std, mean = torch.std_mean(parts["train"][0])
-    train, evaluation = (TensorDataset((pixels - mean) / std, classes) for pixels, classes in parts.values())
+    train_images, train_classes, test_images, test_classes = read_idx_images(folder)
+    pixels = _scaled(train_images)
+    std, mean = torch.std_mean(pixels)
+    train = TensorDataset((pixels - mean) / std, torch.from_numpy(train_classes))
+    evaluation = TensorDataset((_scaled(test_images) - mean) / std, torch.from_numpy(test_classes))
     return train, evaluation
 
 

@@ -13,16 +13,12 @@ from batchwright.core.errors import TaskError
 from batchwright.core.objectives import Loss
 from batchwright.core.preserve import RandomState
 from batchwright.data.access import num_examples
+from batchwright.tasks.optimizers import KINDS, names_of
 
 Metric = Callable[[nn.Module, Batch], Tensor]
 
-OPTIMIZERS: Mapping[str, str] = {
-    "sgd": "torch.optim.SGD",
-    "adam": "torch.optim.Adam",
-    "adamw": "torch.optim.AdamW",
-}
-# They step by layers, so they are made from the model: `batchwright.optim.build_optimizer`.
-LAYERED: Mapping[str, str] = {"muon": "batchwright.optim.Muon", "scion": "batchwright.optim.Scion"}
+# Torch's own, made from the parameters, and those that step by layers, made from the model.
+OPTIMIZERS, LAYERED = names_of(layered=False), names_of(layered=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +44,7 @@ class OptimizerSpec:
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        check_choice("optimizer name", self.name, (*OPTIMIZERS, *LAYERED))
+        check_choice("optimizer name", self.name, KINDS)
         check_number("lr", self.lr, above=0.0)
         check_number("momentum", self.momentum, at_least=0.0, below=1.0)
         check_number("beta2", self.beta2, at_least=0.0, below=1.0)
@@ -59,7 +55,7 @@ class OptimizerSpec:
             )
         if self.options and self.name not in LAYERED:
             raise TaskError(
-                f"options are for muon and scion, got {', '.join(sorted(self.options))} with {self.name}; leave them out"
+                f"options are for {' and '.join(LAYERED)}, got {', '.join(sorted(self.options))} with {self.name}; leave them out"
             )
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -77,8 +73,11 @@ class OptimizerSpec:
             return torch.optim.SGD(
                 parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
             )
-        kind = torch.optim.Adam if self.name == "adam" else torch.optim.AdamW
-        return kind(parameters, lr=self.lr, betas=(self.momentum, self.beta2), weight_decay=self.weight_decay)
+        kind = getattr(torch.optim, KINDS[self.name].class_name)
+        found: torch.optim.Optimizer = kind(
+            parameters, lr=self.lr, betas=(self.momentum, self.beta2), weight_decay=self.weight_decay
+        )
+        return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ import math
 import torch
 
 from batchwright.adapt import Measured
+from batchwright.adapt.controller import GAUGE
 from batchwright.core.records import RecordWriter
 from batchwright.core.serialization import to_plain
 from batchwright.core.statistics import Interval
@@ -16,7 +17,7 @@ from batchwright.tasks.task import Task
 from batchwright.training.follow import Follower
 from batchwright.training.group import Group
 from batchwright.training.recording import next_record
-from batchwright.training.settings import STABILITY, TrainSettings
+from batchwright.training.settings import TrainSettings
 from batchwright.training.state import LoopState
 from batchwright.training.step_measures import Readings
 from batchwright.training.step_noise import NOISE
@@ -41,7 +42,7 @@ class Control:
         self.controller = settings.controller()
         self.needs_noise = bool(self.controller.needs & NOISE)
         self.needs_loss = "loss" in self.controller.needs
-        self.needs_stability = bool(self.controller.needs & STABILITY)
+        self.needs_stability = bool(self.controller.needs & GAUGE)
         self._task, self._settings, self._optimizer = task, settings, optimizer
         self._records, self._watch, self._group = records, watch, group
         self.follower = Follower(optimizer, base_batch_size=settings.batch_size, name=settings.optimizer.name)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from batchwright.adapt import REGISTRY, Controller, Fixed, RestartedBudget, check_optimizer
+from batchwright.adapt.controller import GAUGE
 from batchwright.adapt.own import controller_of, policy_name
 from batchwright.core.checks import check_choice, check_int, check_number
 from batchwright.core.errors import CheckpointError, InputError
@@ -22,10 +23,6 @@ from batchwright.training.step_noise import NOISE
 MAX_FIRST_LINE = 2**20
 # Readings of the stability gauge, when they are asked for: at most so often, and never more than this part of the training time.
 STABILITY_EVERY, STABILITY_BUDGET = 50, 0.05
-# What the stability gauge shows a controller.
-STABILITY = frozenset(
-    {"batch_sharpness", "batch_sharpness_error", "mean_curvature", "lambda_max", "stability_low", "stability_high"}
-)
 # What is measured on the gradients of a step, which noise that is put into them would falsify.
 OF_GRADIENTS = NOISE | OF_EXAMPLES | {"cosine"}
 # What only a task whose examples are sequences of tokens can show.
@@ -170,7 +167,7 @@ def make_settings(
             f"noise_batch_size must go with a policy that does not measure the gradient, got {name}, which would "
             "measure the noise that is put in; take a fixed batch size or a schedule"
         )
-    if controller.needs & STABILITY and stability_every is None:
+    if controller.needs & GAUGE and stability_every is None:
         stability_every = STABILITY_EVERY
     return TrainSettings(
         task=task.name,

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from plotly.subplots import make_subplots
 
 from batchwright.report.figures.style import Figure, colour_of, inert, log_axis, new_plot
-from batchwright.report.run_records import LawRecord, RunRecords
+from batchwright.report.run_records import RunRecords
 from batchwright.report.text import estimate, natural_key
+from batchwright.report.travel_records import LawRecord
 
 MAX_RUNS = 6
 FITTED = (("log", "log t", "dash"), ("square-root", "sqrt t", "dot"))

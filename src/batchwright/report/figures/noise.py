@@ -19,7 +19,8 @@ from batchwright.report.figures.style import (
     new_plot,
 )
 from batchwright.report.plan_records import PlanRecord
-from batchwright.report.run_records import RunRecords, thin
+from batchwright.report.record_values import thin
+from batchwright.report.run_records import RunRecords
 from batchwright.report.text import natural_key, with_span
 
 MAX_RUNS = 8

@@ -7,13 +7,12 @@ arXiv:2603.26554.
 from collections.abc import Mapping
 from typing import Any
 
-from batchwright.core.study_record import StudyFigure
 from batchwright.studies.associative_memory.batch_summary import batch_rows
 from batchwright.studies.associative_memory.capacity_summary import anisotropy_rows, capacity_rows, depth_rows
 from batchwright.studies.associative_memory.figures import batch_figure, capacity_figure, depth_figure, softmax_figure
 from batchwright.studies.associative_memory.presets import cells
 from batchwright.studies.associative_memory.steps_summary import multi_step_rows, softmax_rows
-from batchwright.studies.study import Study, Summary
+from batchwright.studies.study import Study, Summary, there
 
 NOTES = (
     "An item is stored when its own output has the highest score of all outputs; the 3 d^(1 + 1/(2 alpha)) most frequent items are "
@@ -34,13 +33,9 @@ def summarise(preset: str, results: Mapping[str, Mapping[str, Any]]) -> Summary:
             *multi_step_rows(results),
             *anisotropy_rows(results),
         ),
-        figures=_there(capacity_figure(results), batch_figure(results), depth_figure(results), softmax_figure(results)),
+        figures=there(capacity_figure(results), batch_figure(results), depth_figure(results), softmax_figure(results)),
         notes=NOTES,
     )
-
-
-def _there(*figures: StudyFigure | None) -> tuple[StudyFigure, ...]:
-    return tuple(figure for figure in figures if figure is not None)
 
 
 ASSOCIATIVE_MEMORY = Study(

@@ -11,7 +11,7 @@ from batchwright.core.statistics import mean_interval
 from batchwright.studies.batched_bandits.figures import NAMES, batches_figure, horizon_figure, methods_figure
 from batchwright.studies.batched_bandits.presets import METHODS, cells
 from batchwright.studies.batched_bandits.rows import Results, growth_rows, regret_rows, robust_rows, schedule_rows
-from batchwright.studies.study import Study, Summary
+from batchwright.studies.study import Study, Summary, there
 
 NOTES = (
     "Functions are drawn from the prior on a 30 x 30 grid of [-5, 5]^2, length scale 1, and known kernel and noise are used.",
@@ -26,7 +26,7 @@ def summarise(preset: str, results: Mapping[str, Mapping[str, Any]]) -> Summary:
     figures = (batches_figure(results), horizon_figure(results), methods_figure(results))
     return Summary(
         rows=(*schedule_rows(results), *regret_rows(results), *growth_rows(results), *robust_rows(results)),
-        figures=tuple(figure for figure in figures if figure is not None),
+        figures=there(*figures),
         notes=(*NOTES, *comparison(results)),
     )
 

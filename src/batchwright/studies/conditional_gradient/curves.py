@@ -10,8 +10,6 @@ import numpy as np
 from batchwright.core.statistics import Interval, student_quantile
 
 Results = Mapping[str, Mapping[str, Any]]
-# Loss by step size, by batch size.
-Losses = Mapping[int, Mapping[float, float]]
 
 # Octaves on either side of the least loss that the parabola of the best batch is fitted to.
 REACH = 2.0

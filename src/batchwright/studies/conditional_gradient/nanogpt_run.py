@@ -6,16 +6,15 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from batchwright.core.errors import RecordError
 from batchwright.core.preserve import RandomState
 from batchwright.data.readers import resolve_data_root
 from batchwright.data.token_files import TokenFiles, find_token_files
 from batchwright.optim import Scion
 from batchwright.studies.conditional_gradient.nanogpt import make_nanogpt, sequence_losses
 from batchwright.studies.conditional_gradient.scion_run import fit, make_scion
+from batchwright.studies.state_files import load_state, save_state
 from batchwright.studies.streams import stream
 from batchwright.studies.study import Place
 
@@ -146,21 +145,17 @@ def _evaluate(network: nn.Module, text: TokenFiles, number: int, micro_batch_siz
 
 
 def _save(place: Place, stem: str, network: nn.Module, optimizer: Scion, used: int, num_steps: int) -> None:
+    # By parameter, since its tied weights have two names in a state dict.
     tensors = {"progress": torch.tensor([used, num_steps])}
     for index, parameter in enumerate(network.parameters()):
-        tensors[f"weight.{index}"] = parameter.detach().cpu().contiguous()
-        tensors[f"momentum.{index}"] = optimizer.state[parameter]["momentum_buffer"].cpu().contiguous()
-    scratch = place.folder / f"{stem}.part"
-    save_file(tensors, scratch)
-    scratch.replace(place.folder / f"{stem}.safetensors")
+        tensors[f"weight.{index}"] = parameter
+        tensors[f"momentum.{index}"] = optimizer.state[parameter]["momentum_buffer"]
+    save_state(place, stem, tensors)
 
 
 @torch.no_grad()
 def _load(place: Place, stem: str, network: nn.Module, optimizer: Scion) -> tuple[int, int]:
-    path = place.folder / f"{stem}.safetensors"
-    if not path.exists():
-        raise RecordError(f"{path.name} must lie in the study's state folder, got none; run the study anew")
-    tensors = load_file(path, device=str(place.device))
+    tensors = load_state(place, stem)
     for index, parameter in enumerate(network.parameters()):
         parameter.copy_(tensors[f"weight.{index}"])
         optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{index}"]

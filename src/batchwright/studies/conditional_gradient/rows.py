@@ -10,6 +10,7 @@ from batchwright.core.statistics import Interval, bootstrap_interval
 from batchwright.core.study_record import Row
 from batchwright.studies.conditional_gradient.rule import TRANSFERS
 from batchwright.studies.conditional_gradient.toy import ALPHAS, STEP_CONSTANTS
+from batchwright.studies.judged_row import exact_row
 from batchwright.studies.verdict import judge_each, judge_interval
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -23,24 +24,6 @@ RULE, BOUND, TOY, TABLE = (
 NUM_RESAMPLES = 500
 # Least error at each budget of the simulation, as the specification's run had it.
 TOY_BEST = {12: 0.126, 14: 0.0325, 16: 0.0062, 18: 0.0016}
-
-
-def exact_row(
-    what: str, group: str, claim: str, published: float | None, value: float, low: float, high: float, note: str = ""
-) -> Row:
-    """A row on a number without chance in it."""
-    return Row(
-        what=what,
-        group=group,
-        claim=claim,
-        published=published,
-        measured=Interval(value=value, low=value, high=value, level=1.0),
-        seeds=(),
-        low=low,
-        high=high,
-        verdict="holds" if low <= value <= high else "does not hold",
-        note=note,
-    )
 
 
 def rule_rows(results: Results) -> list[Row]:

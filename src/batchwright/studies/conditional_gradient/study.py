@@ -22,7 +22,7 @@ from batchwright.studies.conditional_gradient.language_rows import (
 from batchwright.studies.conditional_gradient.nanogpt_grid import NANOGPT, NANOGPT_WHO, published_rows
 from batchwright.studies.conditional_gradient.presets import cells
 from batchwright.studies.conditional_gradient.rows import bound_rows, rule_rows, table_rows, toy_rows
-from batchwright.studies.study import Study, Summary
+from batchwright.studies.study import Study, Summary, there
 
 NOTES = (
     "The simulation is easier than the worst case of the bound: its error falls about as 1/T, so the exponents -1/3 and 2/3 are "
@@ -64,7 +64,7 @@ def summarise(preset: str, results: Mapping[str, Mapping[str, Any]]) -> Summary:
         *(*u_rows(results, NANOGPT, NANOGPT_WHO), *step_rows(results, NANOGPT, NANOGPT_WHO), *published_rows(results)),
     )
     notes = {"middle": LANGUAGE_NOTES, "paper": (*NOTES, PAPER_NOTE)}.get(preset, NOTES)
-    return Summary(rows=rows, figures=tuple(figure for figure in figures if figure is not None), notes=notes)
+    return Summary(rows=rows, figures=there(*figures), notes=notes)
 
 
 CONDITIONAL_GRADIENT = Study(

@@ -19,8 +19,9 @@ from batchwright.studies.critical_batch.rows import (
     target_words,
 )
 from batchwright.studies.critical_batch.specs import optimizer_names, spec_of
-from batchwright.studies.study import Study, Summary
+from batchwright.studies.study import Study, Summary, there
 from batchwright.tasks.loading import load_task
+from batchwright.tasks.optimizers import KINDS
 from batchwright.tasks.task import Task
 
 OPTIONS = {"optimizer": "adamw,muon,scion,sgd", "task": "digits-mlp"}
@@ -61,7 +62,7 @@ def configure(options: Mapping[str, str], data_root: Path | None) -> Study:
                 *reached_rows(swept, target),
                 *race_rows(raced, target),
             ),
-            figures=tuple(figure for figure in figures if figure is not None),
+            figures=there(*figures),
             notes=(*_told(task, optimizers, PRESETS[preset]), *NOTES),
         )
 
@@ -90,7 +91,7 @@ def _told(task: Task, optimizers: Sequence[str], preset: Preset) -> list[str]:
         "Settings beside the learning rate: "
         + "; ".join(
             f"{spec.name} momentum {spec.momentum:g}, beta2 {spec.beta2:g}, weight decay {spec.weight_decay:g}"
-            if spec.name in ("adam", "adamw", "muon")
+            if KINDS[spec.name].update == "normalised"
             else f"{spec.name} momentum {spec.momentum:g}, weight decay {spec.weight_decay:g}"
             for spec in specs
         )

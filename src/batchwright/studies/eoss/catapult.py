@@ -7,13 +7,10 @@ that was filled at another setting carries the weights to where neither setting 
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby, islice
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from batchwright.core.errors import RecordError
 from batchwright.studies.eoss.batches import batch_stream
 from batchwright.studies.eoss.ensemble import Ensemble, full_losses, to_model, train_steps
 from batchwright.studies.eoss.interventions import BASE, BATCH_SIZES, PUBLISHED, Intervention, drawn_interventions
@@ -21,6 +18,7 @@ from batchwright.studies.eoss.measure import measure_batch_sharpness, measure_me
 from batchwright.studies.eoss.plateaus import measure_member, start_ensemble
 from batchwright.studies.eoss.problem import Problem, digits_problem
 from batchwright.studies.eoss.settings import WARMUP_STEPS, Setting
+from batchwright.studies.state_files import load_state, save_state
 from batchwright.studies.streams import stream
 from batchwright.studies.study import Place
 
@@ -29,9 +27,9 @@ SETTLED = (0.8, 0.85, 0.9, 0.95, 1.0)
 NUM_BEFORE = 100  # steps before the intervention whose loss is drawn
 
 
-def state_path(folder: Path, seed: int) -> Path:
-    """Where the checkpoint of a seed lies."""
-    return folder / f"catapult-seed-{seed}.safetensors"
+def state_name(seed: int) -> str:
+    """Of the file with the checkpoint of a seed."""
+    return f"catapult-seed-{seed}"
 
 
 def run_checkpoint(place: Place, *, num_steps: int, num_batches: int, seed: int, num_train: int) -> Mapping[str, Any]:
@@ -53,10 +51,7 @@ def run_checkpoint(place: Place, *, num_steps: int, num_batches: int, seed: int,
     for batch in batches:
         _train(ensemble, problem, iter([batch]), [BASE])
         before.append(float(full_losses(ensemble, problem.inputs, problem.targets)[0]))
-    path = state_path(place.folder, seed)
-    scratch = path.with_suffix(".part")
-    save_file(ensemble.tensors(), scratch)
-    scratch.replace(path)
+    save_state(place, state_name(seed), ensemble.tensors())
     model = to_model(ensemble, 0)
     found = {
         size: measure_batch_sharpness(
@@ -95,10 +90,7 @@ def run_continuations(
         maximum (infinite where it diverged), and the batch sharpness over the last fifth of ``num_steps``.
     """
     problem = digits_problem(num_train)
-    path = state_path(place.folder, seed)
-    if not path.exists():
-        raise RecordError(f"{path.name} must lie in the study's state folder, got none; run the study anew")
-    start = Ensemble.from_tensors(load_file(path))
+    start = Ensemble.from_tensors(load_state(place, state_name(seed), device="cpu"))
     start.zero_momenta()
     base = Intervention(name="unchanged", setting=BASE, kind="baseline")
     everything = [base, *PUBLISHED, *drawn_interventions(draw_seed, num_drawn)]

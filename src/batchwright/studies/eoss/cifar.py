@@ -13,16 +13,15 @@ from itertools import islice
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from batchwright.core.errors import RecordError
 from batchwright.data.readers import read_npz_images, resolve_data_root
 from batchwright.studies.eoss.batches import draw
 from batchwright.studies.eoss.measure import measure_batch_sharpness
 from batchwright.studies.eoss.plain import make_optimizer, set_optimizer, train_plainly
 from batchwright.studies.eoss.problem import DATA_SEED, Problem, squared_error
 from batchwright.studies.eoss.settings import WARMUP_STEPS, Setting
+from batchwright.studies.state_files import load_state, restore_training, save_state, training_state
 from batchwright.studies.streams import stream
 from batchwright.studies.study import Cell, Place
 
@@ -103,7 +102,7 @@ def run_part(place: Place, *, network: str, setting: Mapping[str, Any], part: in
     name = run_name(network, chosen)
     stem = name.replace("/", "-")
     if part:
-        _load(place, f"{stem}-part-{part - 1:02d}", model, optimizer)
+        restore_training(model, optimizer, load_state(place, f"{stem}-part-{part - 1:02d}"))
     batch_generator = stream(seed, "eoss", "cifar", name, part)
     batches = (
         None if chosen.batch_size >= problem.num_train else each[0].to(place.device)
@@ -126,7 +125,7 @@ def run_part(place: Place, *, network: str, setting: Mapping[str, Any], part: in
             generator = stream(seed, "eoss", "cifar", name, part, "measure", point)
             found = measure_batch_sharpness(model, problem, chosen.batch_size, generator, NUM_BATCHES)
         points.append({"step": part * PART_STEPS + end, "loss": loss, **found})
-    _save(place, f"{stem}-part-{part:02d}", model, optimizer)
+    save_state(place, f"{stem}-part-{part:02d}", training_state(model, optimizer))
     return {"points": points, "num_gradients": float(PART_STEPS * chosen.batch_size)}
 
 
@@ -175,26 +174,3 @@ def _full_loss(model: nn.Module, problem: Problem) -> float:
             for pair in zip(problem.inputs.split(1024), problem.targets.split(1024), strict=True)
         ]
     return float(torch.cat(parts).mean())
-
-
-def _save(place: Place, stem: str, model: nn.Module, optimizer: torch.optim.SGD) -> None:
-    tensors = {f"model.{name}": tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    for index, parameter in enumerate(model.parameters()):
-        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            tensors[f"momentum.{index}"] = buffer.cpu().contiguous()
-    path = place.folder / f"{stem}.safetensors"
-    scratch = path.with_suffix(".part")
-    save_file(tensors, scratch)
-    scratch.replace(path)
-
-
-def _load(place: Place, stem: str, model: nn.Module, optimizer: torch.optim.SGD) -> None:
-    path = place.folder / f"{stem}.safetensors"
-    if not path.exists():
-        raise RecordError(f"{path.name} must lie in the study's state folder, got none; run the study anew")
-    tensors = load_file(path, device=str(place.device))
-    model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
-    for index, parameter in enumerate(model.parameters()):
-        if f"momentum.{index}" in tensors:
-            optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{index}"]

@@ -7,13 +7,12 @@ Stochastic Stability, arXiv:2604.14108.
 from collections.abc import Mapping
 from typing import Any
 
-from batchwright.core.study_record import StudyFigure
 from batchwright.studies.eoss.catapult_summary import catapult_rows, matrix_figure, prediction_figure
 from batchwright.studies.eoss.cifar_summary import cifar_figure, cifar_rows
 from batchwright.studies.eoss.linear_summary import boundary_rows, linear_figure, linear_rows
 from batchwright.studies.eoss.plateau_summary import plateau_figure, plateau_rows, plateaus, trajectory_figure
 from batchwright.studies.eoss.presets import cells
-from batchwright.studies.study import Study, Summary
+from batchwright.studies.study import Study, Summary, there
 
 NOTES = (
     "Batches are drawn anew from the whole training set at each step, without replacement within a batch.",
@@ -26,11 +25,11 @@ NOTES = (
 def summarise(preset: str, results: Mapping[str, Mapping[str, Any]]) -> Summary:
     """Rows, figures and notes of whatever has been finished."""
     if preset == "paper":
-        return Summary(rows=tuple(cifar_rows(results)), figures=_there(cifar_figure(results)), notes=NOTES[:2])
+        return Summary(rows=tuple(cifar_rows(results)), figures=there(cifar_figure(results)), notes=NOTES[:2])
     found = plateaus(results)
     return Summary(
         rows=(*boundary_rows(results), *linear_rows(results), *plateau_rows(found), *catapult_rows(results)),
-        figures=_there(
+        figures=there(
             plateau_figure(found),
             matrix_figure(results),
             linear_figure(results),
@@ -39,10 +38,6 @@ def summarise(preset: str, results: Mapping[str, Mapping[str, Any]]) -> Summary:
         ),
         notes=NOTES,
     )
-
-
-def _there(*figures: StudyFigure | None) -> tuple[StudyFigure, ...]:
-    return tuple(figure for figure in figures if figure is not None)
 
 
 EOSS = Study(

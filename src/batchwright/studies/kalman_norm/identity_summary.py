@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from batchwright.core.statistics import Interval
 from batchwright.core.study_record import Row
+from batchwright.studies.judged_row import exact_row
 
 GROUP = "Identities"
 PADDED = [[0, 1, 2, 0], [0, 3, 4, 0], [0, 5, 6, 0], [0, 7, 8, 0]]
@@ -71,14 +71,4 @@ def identity_rows(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
 
 
 def _row(what: str, claim: str, value: float, low: float, high: float, published: float | None = None) -> Row:
-    return Row(
-        what=what,
-        group=GROUP,
-        claim=claim,
-        published=published,
-        measured=Interval(value=value, low=value, high=value),
-        seeds=(),
-        low=float(low),
-        high=float(high),
-        verdict="holds" if low <= value <= high else "does not hold",
-    )
+    return exact_row(what, GROUP, claim, published, value, float(low), float(high))

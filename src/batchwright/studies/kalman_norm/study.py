@@ -7,7 +7,6 @@ NeurIPS 2018, and its official code.
 from collections.abc import Mapping
 from typing import Any
 
-from batchwright.core.study_record import StudyFigure
 from batchwright.studies.kalman_norm.cifar_summary import published_rows, subset_rows
 from batchwright.studies.kalman_norm.digits_summary import (
     accuracy_rows,
@@ -17,7 +16,7 @@ from batchwright.studies.kalman_norm.digits_summary import (
 )
 from batchwright.studies.kalman_norm.identity_summary import identity_rows
 from batchwright.studies.kalman_norm.presets import TABLES, cells
-from batchwright.studies.study import Study, Summary
+from batchwright.studies.study import Study, Summary, there
 
 NOTES = (
     "The gradient's batch is 128 in every run; ghosts of two are what the norms see.",
@@ -31,24 +30,20 @@ def summarise(preset: str, results: Mapping[str, Mapping[str, Any]]) -> Summary:
     """Rows, figures and notes of whatever has been finished."""
     if preset == "middle":
         figure = table_figure(results, [TABLES["cifar-5k"]], "cifar", "Test accuracy on CIFAR-10, 5,000 images")
-        return Summary(rows=tuple(subset_rows(results)), figures=_there(figure), notes=NOTES[:2])
+        return Summary(rows=tuple(subset_rows(results)), figures=there(figure), notes=NOTES[:2])
     if preset == "paper":
         tables = [TABLES["cifar-32-layers"], TABLES["cifar-110-layers"]]
         figure = table_figure(results, tables, "cifar", "Test accuracy on CIFAR-10")
-        return Summary(rows=tuple(published_rows(results)), figures=_there(figure), notes=NOTES[:2])
+        return Summary(rows=tuple(published_rows(results)), figures=there(figure), notes=NOTES[:2])
     tables = [TABLES["digits-lr-0.1"], TABLES["digits-lr-0.03"]]
     return Summary(
         rows=(*identity_rows(results), *accuracy_rows(results), *mechanism_rows(results)),
-        figures=_there(
+        figures=there(
             table_figure(results, tables, "accuracy", "Test accuracy on digits, gradient batch 128"),
             statistics_figure(results),
         ),
         notes=NOTES,
     )
-
-
-def _there(*figures: StudyFigure | None) -> tuple[StudyFigure, ...]:
-    return tuple(figure for figure in figures if figure is not None)
 
 
 KALMAN_NORM = Study(

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
-from batchwright.core.errors import RecordError
 from batchwright.studies.kalman_norm.arms import ARMS, with_norm
 from batchwright.studies.kalman_norm.probe import Probe
 from batchwright.studies.kalman_norm.problems import Problem, crop_and_flip, load_problem
+from batchwright.studies.state_files import load_state, restore_training, save_state, training_state
 from batchwright.studies.streams import stream
 from batchwright.studies.study import Place
 
@@ -73,7 +72,7 @@ def run_arm(
     first = part * part_epochs
     last = min(num_epochs, first + part_epochs) if part_epochs else num_epochs
     if part:
-        _load(place, f"{stem}-part-{part - 1:02d}", model, optimizer)
+        restore_training(model, optimizer, load_state(place, f"{stem}-part-{part - 1:02d}"))
     loss, curve, found = math.nan, [], {}
     ghost_size = int(ARMS[arm].options.get("ghost_size") or BATCH_SIZE)
     for epoch in range(first, last):
@@ -88,7 +87,7 @@ def run_arm(
         if part_epochs:
             curve.append(accuracy(model, problem) if math.isfinite(loss) else math.nan)
     if part_epochs and last < num_epochs:
-        _save(place, f"{stem}-part-{part:02d}", model, optimizer)
+        save_state(place, f"{stem}-part-{part:02d}", training_state(model, optimizer))
     return {
         "accuracy": accuracy(model, problem) if math.isfinite(loss) else math.nan,
         "loss": loss,
@@ -127,22 +126,3 @@ def accuracy(model: nn.Module, problem: Problem) -> float:
         for images, labels in zip(problem.test_inputs.split(500), problem.test_labels.split(500), strict=True)
     )
     return 100.0 * right / len(problem.test_labels)
-
-
-def _save(place: Place, stem: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    tensors = {f"model.{name}": tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    for index, parameter in enumerate(model.parameters()):
-        tensors[f"momentum.{index}"] = optimizer.state[parameter]["momentum_buffer"].cpu().contiguous()
-    scratch = place.folder / f"{stem}.part"
-    save_file(tensors, scratch)
-    scratch.replace(place.folder / f"{stem}.safetensors")
-
-
-def _load(place: Place, stem: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    path = place.folder / f"{stem}.safetensors"
-    if not path.exists():
-        raise RecordError(f"{path.name} must lie in the study's state folder, got none; run the study anew")
-    tensors = load_file(path, device=str(place.device))
-    model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
-    for index, parameter in enumerate(model.parameters()):
-        optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{index}"]

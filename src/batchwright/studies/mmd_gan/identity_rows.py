@@ -7,7 +7,7 @@ import numpy as np
 
 from batchwright.core.statistics import Interval
 from batchwright.core.study_record import Row
-from batchwright.studies.judged_row import judged_row
+from batchwright.studies.judged_row import exact_row, judged_row
 from batchwright.studies.mmd_gan.identities import expected_bias
 from batchwright.studies.mmd_gan.results import Results
 from batchwright.studies.mmd_gan.two_sample import LEVEL, SHIFTS, binomial_error
@@ -39,7 +39,7 @@ def identity_rows(results: Results) -> list[Row]:
     rows = [
         judged_row(f"mean biased MMD², {name}", group, "0.078 ± 0.002 (target 1)", 0.078, biased, 0.076, 0.080),
         judged_row(f"mean unbiased MMD², {name}", group, "0 ± 0.003 (target 1)", 0.0, unbiased, -0.003, 0.003),
-        _plain(
+        exact_row(
             "bias for 1, 10 and 64 dimensions, batches of 16, 64, 256 and 1,000: largest distance from the closed form, "
             "in standard errors",
             group,
@@ -49,7 +49,7 @@ def identity_rows(results: Results) -> list[Row]:
             0.0,
             4.0,
         ),
-        _plain(
+        exact_row(
             "change of the biased MMD² when coordinates change sign",
             group,
             "none (target 2)",
@@ -65,7 +65,7 @@ def identity_rows(results: Results) -> list[Row]:
             digits = 10.0 ** np.floor(np.log10(published))
             slack = (0.00505 if critic != "js" else 0.0055) * digits
             rows.append(
-                _plain(
+                exact_row(
                     f"two Diracs {theta} apart, {CRITICS[critic]}",
                     group,
                     "table 1.8, to three digits (target 2)",
@@ -78,7 +78,7 @@ def identity_rows(results: Results) -> list[Row]:
     clip = found["clip"]
     return [
         *rows,
-        _plain(
+        exact_row(
             "mean feature distance of the critic for CIFAR-10 as initialised",
             group,
             "above 5 (target 6)",
@@ -87,8 +87,10 @@ def identity_rows(results: Results) -> list[Row]:
             5.0,
             INF,
         ),
-        _plain("the same after the first clip at 0.01", group, "below 0.1 (target 6)", 0.029, clip["after"], 0.0, 0.1),
-        _plain(
+        exact_row(
+            "the same after the first clip at 0.01", group, "below 0.1 (target 6)", 0.029, clip["after"], 0.0, 0.1
+        ),
+        exact_row(
             "the same with every weight at 0.01",
             group,
             "the clip holds the features within a few units",
@@ -97,7 +99,7 @@ def identity_rows(results: Results) -> list[Row]:
             0.0,
             5.0,
         ),
-        _plain(
+        exact_row(
             "biased MMD² of features 0.03 apart over 1.332 times the squared distance of their means",
             group,
             "so near, means alone are matched (section 1.4)",
@@ -165,7 +167,7 @@ def cost_rows(results: Results) -> list[Row]:
         one = found[key]
         seconds = ", ".join(f"{1e3 * value:.2f} ms at {size}" for size, value in one["seconds"].items())
         rows.append(
-            _plain(
+            exact_row(
                 f"{name}: largest relative error of a + b B² at batches of 64, 256 and 1,024",
                 "Cost",
                 "the time fits a + b B² (target 7), within 10 %",
@@ -194,14 +196,6 @@ def _share(
     reach = 1.96 * binomial_error(share, num)
     found = Interval(value=share, low=max(share - reach, 0.0), high=min(share + reach, 1.0))
     return _row(what, "Two-sample tests", claim, published, found, low, high, note, judge_interval(found, low, high))
-
-
-def _plain(
-    what: str, group: str, claim: str, published: float | None, value: float, low: float, high: float, note: str = ""
-) -> Row:
-    verdict = "holds" if low <= value <= high else "does not hold"
-    found = Interval(value=value, low=value, high=value)
-    return _row(what, group, claim, published, found, low, high, note, verdict)
 
 
 def _row(

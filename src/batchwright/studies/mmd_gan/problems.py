@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from batchwright.core.errors import DataError
-from batchwright.data.readers import read_idx, read_npz_images, resolve_data_root
+from batchwright.data.idx_images import read_idx_images
+from batchwright.data.readers import read_npz_images, resolve_data_root
 
 NUM_TEST_DIGITS = 360
 
@@ -119,17 +120,12 @@ PROBLEMS: Mapping[str, Callable[[Path | None], Problem]] = {
 
 
 def _idx(folder: str, data_root: Path | None) -> Problem:
-    place = resolve_data_root(data_root) / folder
-    found = {}
-    for part in ("train", "t10k"):
-        images = _in_range(read_idx(place / f"{part}-images-idx3-ubyte.gz")[..., None])
-        labels = torch.from_numpy(read_idx(place / f"{part}-labels-idx1-ubyte.gz").astype(np.int64))
-        found[part] = images, labels
+    train, labels, test, test_labels = read_idx_images(resolve_data_root(data_root) / folder)
     return Problem(
-        images=found["train"][0],
-        labels=found["train"][1],
-        test_images=found["t10k"][0],
-        test_labels=found["t10k"][1],
+        images=_in_range(train[..., None]),
+        labels=torch.from_numpy(labels),
+        test_images=_in_range(test[..., None]),
+        test_labels=torch.from_numpy(test_labels),
     )
 
 

@@ -10,15 +10,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from batchwright.core.errors import RecordError
 from batchwright.core.statistics import Interval, student_quantile
 from batchwright.gan import class_scores, kid
 from batchwright.studies.mmd_gan.grid import as_text, grid_png
 from batchwright.studies.mmd_gan.problems import Problem, load_problem
+from batchwright.studies.state_files import load_state, save_state
 from batchwright.studies.streams import stream
 from batchwright.studies.study import Place
 
@@ -67,9 +66,7 @@ def run_scorer(place: Place, *, data: str, num_epochs: int, seed: int) -> Mappin
     """
     problem = load_problem(data, place.data_root)
     model = (_digits_model if data == "digits" else _trained)(problem, num_epochs, seed, place.device)
-    scratch = place.folder / f"scorer-{data}.part"
-    save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, scratch)
-    scratch.replace(place.folder / f"scorer-{data}.safetensors")
+    save_state(place, f"scorer-{data}", model.state_dict())
     scorer = Scorer(model=model, problem=problem)
     right = scorer.probabilities(problem.test_images).argmax(1) == problem.test_labels
     half = stream(seed, "mmd-gan", "real", data)
@@ -135,12 +132,10 @@ def load_scorer(place: Place, data: str) -> Scorer:
     Raises:
         RecordError: If it is not there.
     """
-    path = place.folder / f"scorer-{data}.safetensors"
-    if not path.exists():
-        raise RecordError(f"{path.name} must lie in the study's state folder, got none; run the study anew")
+    tensors = load_state(place, f"scorer-{data}")
     problem = load_problem(data, place.data_root)
     model = _classifier(problem)
-    model.load_state_dict(load_file(path))
+    model.load_state_dict(tensors)
     return Scorer(model=model.to(place.device).eval(), problem=problem)
 
 

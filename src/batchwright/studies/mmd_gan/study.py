@@ -11,7 +11,7 @@ from batchwright.studies.mmd_gan.figures import curve_figure, dirac_figure, pict
 from batchwright.studies.mmd_gan.gan_rows import digits_rows, picture_rows, published_rows, table_rows
 from batchwright.studies.mmd_gan.identity_rows import cost_rows, identity_rows, test_rows
 from batchwright.studies.mmd_gan.presets import cells
-from batchwright.studies.study import Study, Summary
+from batchwright.studies.study import Study, Summary, there
 
 NOTES = (
     "Class score: the inception score's formula under a classifier trained in the study on the same kind of images; it cannot be "
@@ -34,7 +34,7 @@ def summarise(preset: str, results: Mapping[str, Mapping[str, Any]]) -> Summary:
     )
     return Summary(
         rows=(*rows, *digits_rows(results, preset), *table_rows(results, preset)),
-        figures=tuple(figure for figure in drawn if figure is not None),
+        figures=there(*drawn),
         notes=NOTES,
         pictures=pictures(results, preset),
     )

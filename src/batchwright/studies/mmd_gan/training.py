@@ -2,13 +2,20 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from batchwright.gan import MMDGAN, FeatureScaleWarning, GanNetworks, GanOptions, dcgan_networks, mlp_networks
+from batchwright.gan import (
+    MMDGAN,
+    FeatureScaleWarning,
+    GanNetworks,
+    GanOptions,
+    dcgan_networks,
+    mlp_networks,
+    without_critic,
+)
 from batchwright.studies.mmd_gan.arms import ARMS, KERNELS, Arm
 from batchwright.studies.mmd_gan.grid import as_text, grid_png
 from batchwright.studies.mmd_gan.problems import Problem
@@ -106,7 +113,7 @@ def _networks(problem: Problem, arm: Arm) -> GanNetworks:
             channels * size * size, noise_dim=arm.noise_dim, num_features=arm.noise_dim, critic=arm.critic
         )
     networks = dcgan_networks(size, channels)
-    return networks if arm.critic else replace(networks, critic=None, decoder=None)
+    return networks if arm.critic else without_critic(networks)
 
 
 def _samples(trainer: MMDGAN, shape: torch.Size, generator: torch.Generator) -> Tensor:

@@ -20,7 +20,8 @@ from batchwright.rl import (
 )
 from batchwright.rl.lqg_exact import clipped_return, paired_improvement, unclipped_return
 from batchwright.rl.smoothness import published_curvature
-from batchwright.rl.update import RunState, one_update
+from batchwright.rl.update import one_update
+from batchwright.rl.update_record import RunState
 from batchwright.rl.variance_bounds import gpomdp_variance, reinforce_variance
 from batchwright.studies.safe_pg.published import AS_PUBLISHED
 from batchwright.studies.streams import stream

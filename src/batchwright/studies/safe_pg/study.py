@@ -17,7 +17,7 @@ from batchwright.studies.safe_pg.rows import (
     table_rows,
     variance_rows,
 )
-from batchwright.studies.study import Study, Summary
+from batchwright.studies.study import Study, Summary, there
 
 NOTES = (
     "The table is reproduced with what the public code does: it scores the clipped action, takes a variance formula that is no bound, "
@@ -41,7 +41,7 @@ def summarise(preset: str, results: Mapping[str, Mapping[str, Any]]) -> Summary:
             *audit_rows(results),
             *guarantee_rows(results),
         ),
-        figures=tuple(figure for figure in figures if figure is not None),
+        figures=there(*figures),
         notes=NOTES,
     )
 

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from batchwright.core.statistics import Interval
 from batchwright.core.study_record import Row
+from batchwright.studies.judged_row import exact_row
 from batchwright.studies.train_longer.identities import PRINTED_CASES
-from batchwright.studies.verdict import judge
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -25,14 +24,14 @@ def identity_rows(results: Results) -> list[Row]:
             ("evaluation", "outputs in evaluation"),
         ):
             claim = "one batch norm update a ghost, in order"
-            rows.append(_row(f"{words}: largest difference", GHOSTS, claim, 0.0, float(ghosts[what]), 0.0, 1e-6))
+            rows.append(exact_row(f"{words}: largest difference", GHOSTS, claim, 0.0, float(ghosts[what]), 0.0, 1e-6))
         claim = "weights of old and new statistics sum to one"
         rows.append(
-            _row("sum of the running weights", GHOSTS, claim, 1.0, float(ghosts["weights"]), 1 - 1e-9, 1 + 1e-9)
+            exact_row("sum of the running weights", GHOSTS, claim, 1.0, float(ghosts["weights"]), 1 - 1e-9, 1 + 1e-9)
         )
         for (size, number), found in zip(PRINTED_CASES, ghosts["printed"], strict=True):
             rows.append(
-                _row(
+                exact_row(
                     f"the same with the exponents of the paper's box as recalled, {number} ghosts of {size}",
                     GHOSTS,
                     "weights sum to one",
@@ -46,29 +45,13 @@ def identity_rows(results: Results) -> list[Row]:
     if (covariance := results.get("covariance")) is not None:
         for each in covariance["plain"]:
             what = f"total variance of a batch of {each['batch_size']} over (N-M)/(M(N-1)) tr S0"
-            rows.append(_row(what, COVARIANCE, "sampling without replacement", 1.0, float(each["ratio"]), 0.97, 1.03))
+            rows.append(
+                exact_row(what, COVARIANCE, "sampling without replacement", 1.0, float(each["ratio"]), 0.97, 1.03)
+            )
         large, small = covariance["large"], covariance["small"]
         for each in covariance["noise"]:
             closed = float(each["closed"])
             what = f"{NAMES[each['kind']]}, batch {large}: total variance over that of a batch of {small}"
             claim = "as the closed form has it" + (", which is an exact match" if each["kind"] == "balanced" else "")
-            rows.append(_row(what, COVARIANCE, claim, closed, float(each["ratio"]), 0.97 * closed, 1.03 * closed))
+            rows.append(exact_row(what, COVARIANCE, claim, closed, float(each["ratio"]), 0.97 * closed, 1.03 * closed))
     return rows
-
-
-def _row(
-    what: str, group: str, claim: str, published: float, value: float, low: float, high: float, note: str = ""
-) -> Row:
-    _, verdict = judge([value], low, high)
-    return Row(
-        what=what,
-        group=group,
-        claim=claim,
-        published=published,
-        measured=Interval(value=value, low=value, high=value, level=1.0),
-        seeds=(),
-        low=low,
-        high=high,
-        verdict=verdict,
-        note=note,
-    )

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -17,7 +16,8 @@ from torch.nn import functional
 
 from batchwright.core.errors import DataError
 from batchwright.core.preserve import RandomState
-from batchwright.data.readers import read_idx, read_npz_images, resolve_data_root
+from batchwright.data.idx_images import read_idx_images
+from batchwright.data.readers import read_npz_images, resolve_data_root
 from batchwright.nn import GhostBatchNorm1d, GhostBatchNorm2d
 from batchwright.studies.streams import stream
 from batchwright.tasks.resnet import ResNet
@@ -82,18 +82,14 @@ def mnist(data_root: Path | None, num_train: int, device: torch.device) -> Probl
     Raises:
         DataError: If the files of ``mnist/`` are not under the data root.
     """
-    folder = resolve_data_root(data_root) / "mnist"
-    parts = {}
-    for part in ("train", "t10k"):
-        images = torch.from_numpy(read_idx(folder / f"{part}-images-idx3-ubyte.gz")).float().flatten(1)
-        parts[part] = (images, torch.from_numpy(read_idx(folder / f"{part}-labels-idx1-ubyte.gz").astype(np.int64)))
-    inputs, labels = (each[:num_train] for each in parts["train"])
+    train, classes, test, test_classes = read_idx_images(resolve_data_root(data_root) / "mnist")
+    inputs, test_inputs = (torch.from_numpy(images).float().flatten(1) for images in (train[:num_train], test))
     std, mean = torch.std_mean(inputs)
     return Problem(
         inputs=((inputs - mean) / std).to(device),
-        labels=labels.to(device),
-        test_inputs=((parts["t10k"][0] - mean) / std).to(device),
-        test_labels=parts["t10k"][1].to(device),
+        labels=torch.from_numpy(classes[:num_train]).to(device),
+        test_inputs=((test_inputs - mean) / std).to(device),
+        test_labels=torch.from_numpy(test_classes).to(device),
     )
 
 

@@ -7,8 +7,7 @@ neural networks, NeurIPS 2017, arXiv:1705.08741.
 from collections.abc import Mapping
 from typing import Any
 
-from batchwright.core.study_record import StudyFigure
-from batchwright.studies.study import Study, Summary
+from batchwright.studies.study import Study, Summary, there
 from batchwright.studies.train_longer.identity_summary import identity_rows
 from batchwright.studies.train_longer.presets import cells
 from batchwright.studies.train_longer.table_summary import course_figure, find_tables, table_figure, table_rows
@@ -42,15 +41,9 @@ def summarise(preset: str, results: Mapping[str, Mapping[str, Any]]) -> Summary:
             *travel_rows(preset, results),
             *walk_rows(preset, results),
         ),
-        figures=_there(
-            table_figure(tables), course_figure(tables), distance_figure(results), potential_figure(results)
-        ),
+        figures=there(table_figure(tables), course_figure(tables), distance_figure(results), potential_figure(results)),
         notes=(*NOTES, PAPER_NOTE) if preset == "paper" else NOTES,
     )
-
-
-def _there(*figures: StudyFigure | None) -> tuple[StudyFigure, ...]:
-    return tuple(figure for figure in figures if figure is not None)
 
 
 TRAIN_LONGER = Study(
