@@ -130,6 +130,17 @@ def test_nothing_to_read_is_one_clear_line(tmp_path: Path, content: dict[str, st
     assert "\n" not in str(caught.value)
 
 
+def test_a_study_that_has_not_ended_is_told_and_is_no_damaged_run(tmp_path: Path, run_writer: Writer):
+    run_writer(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    lines = [{"kind": "start", "schema": 1, "study": "eoss", "preset": "smoke", "seed": 0}]
+    lines += [{"kind": "cell", "schema": 1, "name": f"cell-{i}"} for i in range(2)]
+    (tmp_path / "b" / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = collect(tmp_path)
+    assert len(found.runs) == 1
+    assert found.warnings == ("b: the study eoss has finished 2 cells; its rows and figures come when it ends",)
+
+
 def test_missing_folder_is_one_clear_line(tmp_path: Path):
     with pytest.raises(RecordError, match="must be a folder with plans or runs, got no such folder"):
         collect(tmp_path / "nowhere")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from batchwright.core.errors import RecordError
 from batchwright.core.records import RECORDS_NAME, read_json
 from batchwright.core.study_set import SET_NAME, StudySet
-from batchwright.report.any_records import AnyRecords, read_any
+from batchwright.report.any_records import AnyRecords, UnfinishedStudyError, read_any
 from batchwright.report.gan_records import GanRecords
 from batchwright.report.plan_records import PlanRecord, VerificationRecord, parse_plan, parse_verification
 from batchwright.report.rl_records import RlRecords
@@ -98,6 +98,8 @@ def collect(folder: Path, read_before: ReadBefore | None = None) -> Collected:
         for path in (path for path in found if Path(path).name == name):
             try:
                 items[path] = _again(folder / path, path, reader, read_before)
+            except UnfinishedStudyError as error:
+                warnings.append(str(error))
             except DAMAGE as error:
                 reason = str(error) if isinstance(error, RecordError) else f"{type(error).__name__}: {error}"
                 warnings.append(f"{path} is left out, it cannot be read: {reason.replace(f'{folder}/', '')}")

@@ -169,7 +169,7 @@ def _parts(collected: Collected, page: Path) -> list[tuple[str, str, Html]]:
         (f"study-{i + 1}", path, study) for i, (path, study) in enumerate(collected.studies.items()) if i < MAX_STUDIES
     ]
     known = [(anchor, record) for anchor, _, study in shown if (record := parse_study(study)) is not None]
-    parts.append(("studies", "Papers", overview_section(known, collected.sets)))
+    parts.append(("studies", "Studies", overview_section(known, collected.sets)))
     for number, (anchor, path, study) in enumerate(shown):
         told_study = parse_study(study)
         if told_study is None:

@@ -11,7 +11,17 @@ from batchwright.report.elements import Html, section, table, tag
 from batchwright.report.figures.style import shorten
 from batchwright.report.text import duration, estimate, with_span
 
-HEAD = ["study", "main claim", "published", "measured (95 %)", "verdict", "all rows", "seeds", "cost", "cells"]
+HEAD = [
+    "study",
+    "main claim",
+    "published",
+    "measured (95 %)",
+    "verdict",
+    "all rows",
+    "seeds",
+    "processor time",
+    "cells",
+]
 
 
 def parse_set(value: Any) -> StudySet | None:
@@ -41,7 +51,8 @@ def overview_section(records: Sequence[tuple[str, StudyRecord]], sets: Mapping[s
     rows = [_row(anchor, record) for anchor, record in records] + [_lost(entry) for entry in lost]
     told = (
         f"{overview_headline([record for _, record in records], lost)}. Which row stands for a paper's main claim is written in its "
-        "study, not chosen by its verdict; a study's name leads to all its rows and figures."
+        "study, not chosen by its verdict; a study's name leads to all its rows and figures. What stands as published is the paper's "
+        "number, or that of the specification's own run where its page says so."
     )
     return section("studies", "Studies", tag("p", told), table(_count(len(rows)), HEAD, rows, texts={1, 5}))
 
@@ -73,7 +84,9 @@ def _row(anchor: str, record: StudyRecord) -> list[str]:
         "no main row yet" if row is None else row.verdict,
         counts or "no rows",
         _seeds(seeds),
-        duration(record.cost.cpu_seconds or record.cost.seconds) + (" of processor" if record.cost.cpu_seconds else ""),
+        duration(record.cost.cpu_seconds)
+        if record.cost.cpu_seconds
+        else f"{duration(record.cost.seconds)} by the clock",
         f"{cells.get('finished', 0)} of {cells.get('all', 0)}{failed}",
     ]
 

@@ -21,7 +21,7 @@ body {
   margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
 }
-.page { max-width: 1160px; margin: 0 auto; padding: 28px 20px 56px; }
+.page { max-width: 1280px; margin: 0 auto; padding: 28px 20px 56px; }
 .brand { color: var(--soft); font-size: .85rem; letter-spacing: .04em; }
 .brand b { color: var(--accent); font-weight: 650; }
 h1 {
@@ -73,7 +73,7 @@ button {
 button[aria-pressed="true"] { background: var(--accent); border-color: var(--accent); color: var(--card); }
 .table { background: var(--card); border: 1px solid var(--grid); border-radius: 10px; margin: 14px 0; }
 .table p { color: var(--soft); font-size: .875rem; margin: 0; padding: 11px 11px 3px; }
-.scroll { overflow: auto; max-height: 640px; }
+.scroll { overflow: auto; max-height: 860px; }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 11px; text-align: right; white-space: nowrap; border-top: 1px solid var(--grid); vertical-align: top; }
 thead th { color: var(--soft); font-weight: 500; border-top: 0; white-space: normal; vertical-align: bottom;
