@@ -27,7 +27,7 @@ from batchwright.report.figures import (
     verification_figure,
 )
 from batchwright.report.figures.prediction import flat_part, usable_curve
-from batchwright.report.figures.style import batch_axis, log_axis
+from batchwright.report.figures.style import batch_axis, log_axis, mark_batch_size, new_plot
 from batchwright.report.plan_records import PlanRecord, VerificationRecord, parse_plan, parse_verification
 
 Maker = Callable[..., dict[str, Any]]
@@ -292,3 +292,17 @@ def test_axes_have_few_ticks_at_any_width(power: int):
 def test_axes_of_impossible_values_do_not_raise():
     for values in ([], [0.0, -1.0], [math.inf, math.nan], [1e-320, 1e308]):
         assert batch_axis(values)["type"] == log_axis(values, "x")["type"] == "log"
+
+
+@pytest.mark.parametrize(("first", "second"), [(256.0, 256.0), (200.0, 256.0), (256.0, 200.0)])
+def test_names_of_marks_that_are_near_stand_on_two_sides(first: float, second: float):
+    plot = new_plot()
+    mark_batch_size(plot, first, "knee")
+    mark_batch_size(plot, second, "plan")
+    sides = {note.text: note.xanchor for note in plot.layout.annotations}
+    assert sorted(sides.values()) == ["left", "right"]
+    assert sides["knee" if first > second else "plan"] == "left"  # the right one's, away from the other line
+    far = new_plot()
+    mark_batch_size(far, 8.0, "knee")
+    mark_batch_size(far, 256.0, "plan")
+    assert [note.xanchor for note in far.layout.annotations] == ["right", "right"]

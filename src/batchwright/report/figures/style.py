@@ -130,6 +130,10 @@ def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], colour
     )
 
 
+# Decades within which the names of two marks need a side of the lines each.
+SIDE_BY_SIDE = 0.2
+
+
 def mark_batch_size(
     plot: go.Figure, value: float, text: str, *, low: float | None = None, high: float | None = None
 ) -> None:
@@ -139,10 +143,17 @@ def mark_batch_size(
     if math.isfinite(value) and value > 0:
         plot.add_vline(x=value, line={"color": NEUTRAL, "width": 1.5, "dash": "dash"})
         # On a logarithmic axis plotly places shapes by their value, but annotations by its logarithm.
+        place, side = math.log10(value), "right"
+        for other in plot.layout.annotations:
+            if other.x is not None and abs(other.x - place) < SIDE_BY_SIDE:  # two names there would lie on each other
+                if other.x > place:
+                    other.xanchor = "left"
+                else:
+                    side = "left"
         plot.add_annotation(
-            x=math.log10(value),
+            x=place,
             xref="x",
-            xanchor="right",
+            xanchor=side,
             y=0.98,
             yref="y domain",
             yanchor="top",
