@@ -110,6 +110,8 @@ def test_a_resume_wants_the_class_again_and_imports_nothing_that_a_folder_names(
     assert "--policy FILE.py:Doubling" in capsys.readouterr().err
     assert "grow" not in sys.modules
     assert main(["train", "task.py", "--resume", "--policy", "grow.py:Doubling", "--out", str(cut)]) == 0
+    told = capsys.readouterr()
+    assert "is not used" not in told.out + told.err  # it had to be given, and it is
     assert decisions(cut) == decisions(whole)
     assert read_records(cut).of_kind("end")[-1]["step"] == whole_run.num_steps
 

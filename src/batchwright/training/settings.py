@@ -255,7 +255,7 @@ def not_used(settings: TrainSettings, *, policy: Controller | None = None, **giv
         given: Further arguments of `train` by name, of which settings hold one each; None where left out.
     """
     if policy is not None:
-        given["policy"] = next((name for name, kind in REGISTRY.items() if type(policy) is kind), type(policy).__name__)
+        given["policy"] = policy_name(policy)
     was = {name: settings.optimizer.lr if name == "lr" else getattr(settings, name) for name in given}
     return [
         f"{name} {value} was given and is not used: the run goes on as it was started, with {was[name]}; start another run for it"
